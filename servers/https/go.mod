@@ -1,0 +1,3 @@
+module uplab.example/go-server
+
+go 1.19

@@ -1,0 +1,173 @@
+"""The two Go servers under test, as real processes on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.system.conftest import StartServer
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("https", "http")
+NAMES = {"https": "go-server", "http": "go-server-http"}
+SOURCES = {"go-server": "servers/https", "go-server-http": "servers/http"}
+PATTERN = b"Hello,World!"
+EXIT_TIMEOUT_S = 5.0
+
+
+def connect(kind: str, port: int, authority: Path) -> http.client.HTTPConnection:
+    if kind == "http":
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=EXIT_TIMEOUT_S)
+    context = ssl.create_default_context(cafile=str(authority))
+    # The server is offered HTTP/2 and must not take it.
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=EXIT_TIMEOUT_S, context=context)
+
+
+def fails(command: list[str]) -> tuple[int, str]:
+    """Runs a command that must fail: nothing on stdout, one line on stderr."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=EXIT_TIMEOUT_S, check=False
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body_bytes", [0, 1, 12, 13, 1024, 262144])
+def test_answers_with_the_pattern_cut_to_the_size(
+    kind: str, body_bytes: int, start_server: StartServer, tls_files: tuple[Path, Path]
+) -> None:
+    server = start_server(kind, "-body-bytes", str(body_bytes))
+    # No retry: the line says that the socket listens already.
+    connection = connect(kind, server.port, tls_files[0])
+    for _ in range(2):
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        body = response.read()
+        assert response.status == 200
+        assert response.version == 11
+        assert response.getheader("Content-Type") == "text/plain"
+        assert response.getheader("Content-Length") == str(body_bytes)
+        assert body == (PATTERN * (body_bytes // len(PATTERN) + 1))[:body_bytes]
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ready_line_names_url_body_and_pid(kind: str, start_server: StartServer) -> None:
+    server = start_server(kind)
+    url = f"{kind}://127.0.0.1:{server.port}/"
+    assert server.ready_line == f"ready {url} body_bytes=12 pid={server.pid}\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_exits_at_once_with_a_connection_open(
+    kind: str, number: signal.Signals, start_server: StartServer, tls_files: tuple[Path, Path]
+) -> None:
+    server = start_server(kind)
+    connection = connect(kind, server.port, tls_files[0])
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    started_s = time.monotonic()
+    server.process.send_signal(number)
+    assert server.process.wait(EXIT_TIMEOUT_S) == 0
+    assert time.monotonic() - started_s < 1.0
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["-bogus"], "-bogus"),
+        (["-port", "70000"], "-port 70000"),
+        (["-port", "x"], "-port"),
+        (["-body-bytes", "-1"], "-body-bytes -1"),
+        (["-address", "nowhere"], "nowhere"),
+        (["leftover"], "leftover"),
+    ],
+)
+def test_bad_flag_is_usage_error(
+    kind: str, arguments: list[str], cause: str, server_binaries: Path
+) -> None:
+    code, line = fails([str(server_binaries / NAMES[kind]), *arguments])
+    assert code == 2
+    assert line.startswith(f"{NAMES[kind]}: ")
+    assert cause in line
+
+
+def test_https_without_certificate_is_usage_error(server_binaries: Path) -> None:
+    code, line = fails([str(server_binaries / "go-server"), "-port", "0"])
+    assert code == 2
+    assert "-cert and -key" in line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_port_in_use(kind: str, server_binaries: Path, tls_files: tuple[Path, Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [str(server_binaries / NAMES[kind]), "-port", str(port)]
+        if kind == "https":
+            command += ["-cert", str(tls_files[0]), "-key", str(tls_files[1])]
+        code, line = fails(command)
+    assert code == 1
+    assert f"127.0.0.1:{port}" in line
+    assert "address already in use" in line
+
+
+def test_bad_certificate(
+    server_binaries: Path, tls_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "cert.pem"
+    broken.write_text("not a certificate\n", encoding="ascii")
+    command = [str(server_binaries / "go-server"), "-port", "0"]
+    code, line = fails([*command, "-cert", str(broken), "-key", str(tls_files[1])])
+    assert code == 1
+    assert str(broken) in line
+    code, line = fails([*command, "-cert", str(tls_files[0]), "-key", str(tmp_path / "none")])
+    assert code == 1
+    assert str(tmp_path / "none") in line
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_is_dynamic_and_keeps_the_probed_symbols(name: str, server_binaries: Path) -> None:
+    binary = str(server_binaries / name)
+    segments = subprocess.run(
+        ["readelf", "-lW", binary], capture_output=True, text=True, check=True
+    )
+    assert "INTERP" in segments.stdout
+    symbols = subprocess.run(
+        ["nm", "--just-symbols", binary], capture_output=True, text=True, check=True
+    )
+    names = set(symbols.stdout.splitlines())
+    assert {
+        "runtime.casgstatus",
+        "crypto/tls.(*Conn).Read",
+        "crypto/tls.(*Conn).Write",
+    } <= names
+
+
+def test_build_depends_on_neither_directory_nor_cache(
+    server_binaries: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "CGO_ENABLED": "1"}
+    command = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-buildid="]
+    for name, source in SOURCES.items():
+        copy = tmp_path / "elsewhere" / name
+        shutil.copytree(ROOT / source, copy)
+        built = tmp_path / name
+        subprocess.run([*command, "-o", str(built), "."], cwd=copy, env=environment, check=True)
+        assert built.read_bytes() == (server_binaries / name).read_bytes()
