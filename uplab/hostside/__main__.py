@@ -1,0 +1,131 @@
+"""The program on the host: ``python3 uplab-hostside.pyz COMMAND``.
+
+Exit codes are those of the project; the last line on stderr says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from uplab.hostside import doctor, errors, export, store
+from uplab.hostside.errors import HostError
+from uplab.hostside.run import Run
+from uplab.hostside.spec import Adapters, Cell, FileRef, Plan, build
+
+DEFAULT_STATE = Path("/run/uplab")
+DEFAULT_RUNS = Path("/var/lib/uplab/runs")
+
+
+def inspect(root: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Say what is installed and which cells can run.
+
+    Args:
+        root: of the store.
+        request: ``cells`` and ``adapters`` of a plan; both may be missing.
+
+    Returns:
+        ``manifest``, ``cells`` (id to ``[status, reason]``), ``artifacts`` (``component/file``
+        of the available cells to sha256), ``root`` (whether this is root).
+    """
+    installed = store.load(root)
+    adapters = build(
+        Adapters, request.get("adapters") or {"servers": {}, "tracers": {}, "loads": {}}
+    )
+    cells = [build(Cell, cell) for cell in request.get("cells", [])]
+    judged = {cell.id: doctor.judge(cell, adapters, installed) for cell in cells}
+    artifacts: dict[str, str] = {}
+    for cell in cells:
+        if judged[cell.id][0] != doctor.AVAILABLE:
+            continue
+        for ref in _programs(cell, adapters):
+            name = f"{ref.component}/{ref.file}"
+            if ref.component is not None and name not in artifacts:
+                artifacts[name] = installed.sha256(ref)
+    return {
+        "manifest": installed.manifest,
+        "cells": judged,
+        "artifacts": artifacts,
+        "root": os.geteuid() == 0,
+    }
+
+
+def _programs(cell: Cell, adapters: Adapters) -> list[FileRef]:
+    refs = [*adapters.servers[cell.server].programs.values()]
+    refs += adapters.loads[cell.load].programs.values()
+    if cell.tracer is not None:
+        refs += adapters.tracers[cell.tracer].programs.values()
+    return refs
+
+
+def _unpack_adapters(into: Path) -> None:
+    """The adapters' files travel in the zipapp, but programs need real files."""
+    with zipfile.ZipFile(sys.argv[0]) as archive:
+        for name in archive.namelist():
+            if name.startswith("adapters/") and not name.endswith("/"):
+                target = into / name.removeprefix("adapters/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(name))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    plan = build(Plan, json.loads(sys.stdin.read()))
+    scratch = Path(tempfile.mkdtemp(prefix="uplab-adapters-"))
+    try:
+        adapters = arguments.adapters
+        if adapters is None:
+            adapters = scratch
+            _unpack_adapters(scratch)
+        out = arguments.runs / plan.run_id
+        return Run(plan, out, arguments.root, arguments.state, adapters, follow=True).run()
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="uplab-hostside", description=__doc__)
+    parser.add_argument("--root", type=Path, default=store.DEFAULT_ROOT, help="the store's root")
+    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="lock and ledger")
+    parser.add_argument("--runs", type=Path, default=DEFAULT_RUNS, help="where runs are kept")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("inspect", help="JSON request on stdin, JSON answer on stdout")
+    run = commands.add_parser("run", help="measure the plan on stdin; events on stdout")
+    run.add_argument("--adapters", type=Path, help="adapters' folder (default: in the zipapp)")
+    for name, text in (("export", "write a run as tar to stdout"), ("forget", "remove a run")):
+        commands.add_parser(name, help=text).add_argument("run_id")
+    return parser
+
+
+def main() -> int:
+    """Run one command; out: the exit code."""
+    arguments = _parser().parse_args()
+    os.umask(0o077)
+    try:
+        if arguments.command == "inspect":
+            request = json.loads(sys.stdin.read() or "{}")
+            json.dump(inspect(arguments.root, request), sys.stdout)
+            return errors.OK
+        if arguments.command == "export":
+            export.write(arguments.runs, arguments.run_id, sys.stdout.buffer)
+            return errors.OK
+        if arguments.command == "forget":
+            export.forget(arguments.runs, arguments.run_id)
+            return errors.OK
+        return _run(arguments)
+    except HostError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except (OSError, ValueError) as error:
+        print(f"hostside: {type(error).__name__}: {error}", file=sys.stderr)
+        return errors.HOST
+
+
+if __name__ == "__main__":
+    sys.exit(main())

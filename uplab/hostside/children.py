@@ -1,0 +1,248 @@
+"""Processes that hostside starts: their output, their end, and that none is left behind.
+
+Each child leads a session of its own, gets SIGKILL from the kernel should hostside die
+(``setpriv --pdeathsig``), and is noted in a ledger by PID and start time, so that the next start
+can end what a crash left, and never somebody else's process of the same number or name.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import IO, Any
+
+from uplab.hostside import procfs
+from uplab.hostside.errors import TrialError
+from uplab.hostside.loop import Loop
+
+LOG_CAP_BYTES = 16 << 20
+_TEXT_CAP_BYTES = 4 << 20
+_READ_BYTES = 1 << 16
+_TAIL_LINES = 5
+_MESSAGES = 1000
+
+
+class Ledger:
+    """The children that live now, in a file that outlives a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._living: dict[int, dict[str, Any]] = {}
+
+    def add(self, pid: int, name: str) -> None:
+        """Note a child."""
+        self._living[pid] = {"pid": pid, "start_ticks": procfs.start_ticks(pid), "name": name}
+        self._write()
+
+    def remove(self, pid: int) -> None:
+        """Forget a child that ended."""
+        if self._living.pop(pid, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(list(self._living.values())))
+        part.replace(self._path)
+
+    def end_leftovers(self) -> list[str]:
+        """End the processes that an earlier hostside noted and did not end.
+
+        Returns:
+            a line for each process that was ended.
+        """
+        try:
+            noted = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return []
+        except ValueError:
+            noted = []
+        ended = []
+        for entry in noted:
+            pid, start = entry["pid"], entry["start_ticks"]
+            if start is None:
+                continue
+            if procfs.start_ticks(pid) == start:
+                for member in procfs.session_members(pid):
+                    os.kill(member, signal.SIGKILL)
+                ended.append(f"{entry['name']} (pid {pid})")
+        self._path.unlink()
+        return ended
+
+
+class Child:
+    """A running program: its lines, its log file, its end.
+
+    Output is always read, so a full pipe never stops the program; what goes beyond
+    ``LOG_CAP_BYTES`` is counted and not kept.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        ledger: Ledger,
+        name: str,
+        argv: Sequence[str],
+        log: Path,
+        env: Mapping[str, str],
+    ) -> None:
+        self.name = name
+        self.argv = list(argv)
+        self.messages: deque[dict[str, Any]] = deque(maxlen=_MESSAGES)
+        self.lines: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.text = {"out": bytearray(), "err": bytearray()}
+        self.output_bytes = 0
+        self.on_line: Callable[[str], None] | None = None
+        self._loop = loop
+        self._ledger = ledger
+        self.log_error: OSError | None = None
+        self._log: FileIO = log.open("ab", buffering=0)
+        self._partial = {"out": b"", "err": b""}
+        self._streams: dict[str, IO[bytes]] = {}
+        try:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *self.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **env},
+                start_new_session=True,
+                cwd="/",
+            )
+        except OSError as error:
+            self._log.close()
+            raise TrialError("not-started", f"{name}: {shlex.join(self.argv)}: {error}") from error
+        self.pid = self._process.pid
+        ledger.add(self.pid, name)
+        self._pidfd = os.pidfd_open(self.pid)
+        loop.add(self._pidfd, self._on_exit)
+        for key, stream in (("out", self._process.stdout), ("err", self._process.stderr)):
+            if stream is None:
+                raise AssertionError("both streams are pipes")
+            os.set_blocking(stream.fileno(), False)
+            self._streams[key] = stream
+            loop.add(stream.fileno(), functools.partial(self._on_output, key))
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status as subprocess has it; None while the program runs."""
+        return self._process.returncode
+
+    @property
+    def ended(self) -> bool:
+        """Whether the program ended and all that it wrote was read."""
+        return self._process.returncode is not None and not self._streams
+
+    def death(self) -> str:
+        """How it ended, with its last line: ``SIGSEGV, last line: ...`` or ``exit code 1``."""
+        code = self._process.returncode
+        how = "is running" if code is None else f"exit code {code}"
+        if code is not None and code < 0:
+            how = signal.Signals(-code).name
+        return f"{how}, last line: {self.lines[-1]}" if self.lines else how
+
+    def send(self, signal_name: str) -> None:
+        """Send a signal to the program itself; nothing happens when it has ended."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.Signals[signal_name])
+
+    def stop(self, signal_name: str, timeout_s: float) -> float:
+        """End the program and all of its session, by a signal and then by SIGKILL.
+
+        Returns:
+            how long it took, in seconds. An interruption is held back meanwhile.
+        """
+        with self._loop.shielded():
+            began_s = time.monotonic()
+            self.send(signal_name)
+            if not self._loop.until(lambda: self._process.returncode is not None, timeout_s):
+                self.send("SIGKILL")
+                self._loop.until(lambda: self._process.returncode is not None, timeout_s)
+            self._kill_group()
+            self._loop.until(lambda: self.ended, timeout_s)
+            self._close()
+            return time.monotonic() - began_s
+
+    def _kill_group(self) -> None:
+        """End what the program started and left behind, in the group that it led."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def _on_exit(self) -> None:
+        if self._process.poll() is not None:
+            self._loop.remove(self._pidfd)
+            os.close(self._pidfd)
+            self._ledger.remove(self.pid)
+
+    def _on_output(self, key: str) -> None:
+        """Read what is there; keep whole lines apart; note the end of the stream."""
+        stream = self._streams[key]
+        try:
+            data = os.read(stream.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove(stream.fileno())
+            stream.close()
+            del self._streams[key]
+            if self._partial[key]:
+                self._on_whole_line(key, self._partial[key])
+                self._partial[key] = b""
+            return
+        self._keep(key, data)
+        *whole, rest = (self._partial[key] + data).split(b"\n")
+        self._partial[key] = rest[-_READ_BYTES:]
+        for line in whole:
+            self._on_whole_line(key, line)
+
+    def _keep(self, key: str, data: bytes) -> None:
+        room = LOG_CAP_BYTES - self.output_bytes
+        self.output_bytes += len(data)
+        if room > 0:
+            self._write_log(data[:room])
+        if len(self.text[key]) < _TEXT_CAP_BYTES:
+            self.text[key] += data
+
+    def _write_log(self, data: bytes) -> None:
+        """Write, or keep the error for later: it must not stop what ends processes."""
+        if self.log_error is None:
+            try:
+                self._log.write(data)
+            except OSError as error:
+                self.log_error = error
+
+    def _on_whole_line(self, key: str, raw: bytes) -> None:
+        line = raw.decode(errors="replace").rstrip("\r")
+        if line:
+            self.lines.append(line[:500])
+        if key == "out" and line.startswith("{"):
+            try:
+                message = json.loads(line)
+            except ValueError:
+                message = None
+            if isinstance(message, dict):
+                self.messages.append(message)
+        if self.on_line is not None:
+            self.on_line(line)
+
+    def _close(self) -> None:
+        """Close the log; say in it what was not kept."""
+        for stream in self._streams.values():
+            self._loop.remove(stream.fileno())
+            stream.close()
+        self._streams.clear()
+        if not self._log.closed:
+            if self.output_bytes > LOG_CAP_BYTES:
+                more = self.output_bytes - LOG_CAP_BYTES
+                self._write_log(f"\n[uplab: {more} further bytes were not kept]\n".encode())
+            self._log.close()

@@ -1,0 +1,40 @@
+"""What all trials of a run share: where things are, and the one loop that waits."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from uplab.hostside.children import Ledger
+from uplab.hostside.errors import HostError
+from uplab.hostside.loop import Loop
+from uplab.hostside.rundir import Events
+from uplab.hostside.spec import LoadAdapter, Plan
+from uplab.hostside.store import Store
+
+
+@dataclass
+class Context:
+    """What all trials of a run share: where things are, and the one loop that waits."""
+
+    plan: Plan
+    store: Store
+    loop: Loop
+    ledger: Ledger
+    events: Events
+    adapters: Path
+    modules: dict[str, ModuleType] = field(default_factory=dict)
+
+    def load_module(self, adapter: LoadAdapter) -> ModuleType:
+        """The load's adapter.py, from the folder that travelled here; read once."""
+        if adapter.name not in self.modules:
+            path = self.adapters / "loads" / adapter.name / adapter.python
+            spec = importlib.util.spec_from_file_location(f"uplab_load_{adapter.name}", path)
+            if spec is None or spec.loader is None:
+                raise HostError(f"load {adapter.name}: {path} is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            self.modules[adapter.name] = module
+        return self.modules[adapter.name]

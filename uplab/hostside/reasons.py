@@ -1,0 +1,74 @@
+"""Every reason for which a trial is invalid; the reference is made from this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a reason means, and what in an adapter.yml (or on the host) decides about it."""
+
+    means: str
+    look_at: str
+
+
+REASONS: dict[str, Explanation] = {
+    "port-in-use": Explanation(
+        "somebody listens where the server should", "the port: end its owner or set another one"
+    ),
+    "not-started": Explanation(
+        "a program could not be started", "argv and programs: the file and its permissions"
+    ),
+    "server-died": Explanation(
+        "the server ended by itself", "argv and env of the server, and its last line"
+    ),
+    "server-not-ready": Explanation(
+        "the server did not say in time that it is ready",
+        "ready_line: no line of its output matched; ready_timeout_s",
+    ),
+    "no-answer": Explanation("nothing answered a request", "url of the server"),
+    "wrong-answer": Explanation(
+        "status, protocol or body length are not the cell's", "answer, and {body_bytes} in argv"
+    ),
+    "tracer-died": Explanation(
+        "the tracer ended by itself", "argv and needs of the tracer, and its last line"
+    ),
+    "tracer-not-ready": Explanation(
+        "the tracer did not say in time that it is attached",
+        'attached_timeout_s: no JSON line {"event": "attached", ...} came',
+    ),
+    "no-counters": Explanation(
+        "the tracer did not give its counters",
+        'counters_signal: no JSON line {"event": "counters", ...} came after it',
+    ),
+    "sites-disagree": Explanation(
+        "the probe sites are not where the adapter and the symbol table say",
+        "sites: name, symbol and at, against what the tracer reports",
+    ),
+    "site-unchanged": Explanation(
+        "a probe site should be probed, but the process's bytes there are the file's",
+        "placement of the mode: the tracer said attached, and nothing was",
+    ),
+    "bytes": Explanation(
+        "the process's code differs from its file in another way than declared",
+        "sites and placement; another tracer may be on the server",
+    ),
+    "hits": Explanation(
+        "hits per request are outside the declared range", "hits of the sites: minimum, maximum"
+    ),
+    "events-lost": Explanation("the tracer lost events", "the tracer's buffers"),
+    "load": Explanation(
+        "the load's own report speaks against it (errors, no requests, contradictions)",
+        "load.txt of the trial",
+    ),
+    "load-hung": Explanation(
+        "the load did not end in time", "argv of the load: it must end after {duration_s}"
+    ),
+    "noise": Explanation(
+        "the host was not quiet, and the matrix makes that invalid", "limits of the matrix"
+    ),
+    "left-behind": Explanation(
+        "the port still answered after the server was stopped", "stop_signal of the server"
+    ),
+}

@@ -1,0 +1,348 @@
+"""What an adapter, a cell and a plan are: the one model of both sides.
+
+The controller validates YAML against these dataclasses (through pydantic, which also prints
+their JSON Schema); the host rebuilds them from the plan's JSON with :func:`build`. Only the
+standard library is used here because this module travels in the zipapp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SCHEMA = 1
+
+MODES = ("none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe")
+UNTRACED_MODES = ("none", "none-again")
+
+#: pydantic reads this attribute: a key that is not a field is an error, not noise.
+_STRICT: dict[str, str] = {"extra": "forbid"}
+
+Mode = Literal["none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe"]
+Scalar = int | float | str
+T = TypeVar("T", bound="DataclassInstance")
+
+_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file on the host: of a component in the store, or by its absolute path.
+
+    ``path`` may contain ``{root}``, the store's root (``/opt/uplab``).
+    """
+
+    component: str | None = None
+    file: str | None = None
+    path: str | None = None
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        by_component = self.component is not None and self.file is not None
+        if by_component == (self.path is not None):
+            raise ValueError("give either component and file, or path")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number that a matrix may set on an adapter; ``unit`` is shown by ``--help`` and errors."""
+
+    default: int
+    minimum: int
+    maximum: int
+    unit: str
+    help: str
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        if not self.minimum <= self.default <= self.maximum:
+            raise ValueError(f"default {self.default} is not in {self.minimum}..{self.maximum}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server must answer before and after each trial; ``body_bytes`` is the cell's."""
+
+    status: int = 200
+    protocol: str = "HTTP/1.1"
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class ServerAdapter:
+    """A workload: how it is started, when it is ready and what it must answer.
+
+    ``traits`` say what the server is (``go``, ``tls`` ...): tracers name the traits they need.
+    ``ready_line`` is a regular expression searched in each line of its output.
+    """
+
+    schema: int
+    kind: Literal["server"]
+    name: str
+    summary: str
+    argv: tuple[str, ...]
+    url: str
+    ready_line: str
+    traits: tuple[str, ...] = ()
+    role: str | None = None
+    programs: dict[str, FileRef] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    answer: Answer = Answer()
+    ready_timeout_s: float = 10.0
+    stop_signal: str = "SIGTERM"
+    stop_timeout_s: float = 3.0
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class HitsRule:
+    """How many hits a site must have per completed request on servers with these traits.
+
+    ``per_connection`` is allowed on top for each of the load's connections (handshake, close).
+    """
+
+    minimum: float
+    maximum: float
+    per_connection: float = 0.0
+    traits: tuple[str, ...] = ()
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class Site:
+    """A group of probe sites: the entry of a symbol, or its RET instructions."""
+
+    name: str
+    symbol: str
+    at: Literal["entry", "ret"]
+    hits: tuple[HitsRule, ...]
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class ModeSpec:
+    """A mode that a tracer offers: extra arguments, what the host needs, where its sites lie."""
+
+    args: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    placement: Literal["untouched", "kernel", "userspace"] = "untouched"
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class TracerAdapter:
+    """A tracer that talks in JSON lines: ``attached``, ``counters`` (on a signal), ``end``.
+
+    ``{mode_args}`` in ``argv`` is replaced by the mode's ``args``; ``{pid}`` is the server's.
+    ``hit_cost`` is a program that prints one JSON line per class of instruction with
+    ``ns_per_hit``: what one probe hit costs on this host.
+    """
+
+    schema: int
+    kind: Literal["tracer"]
+    name: str
+    summary: str
+    argv: tuple[str, ...]
+    modes: dict[Mode, ModeSpec]
+    needs_traits: tuple[str, ...] = ()
+    role: str | None = None
+    programs: dict[str, FileRef] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    sites: tuple[Site, ...] = ()
+    counters_signal: str = "SIGUSR1"
+    attached_timeout_s: float = 30.0
+    stop_signal: str = "SIGTERM"
+    stop_timeout_s: float = 3.0
+    hit_cost: tuple[str, ...] = ()
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        for mode in self.modes:
+            if mode in UNTRACED_MODES:
+                raise ValueError(f"modes: {mode} has no tracer")
+
+
+@dataclass(frozen=True)
+class LoadAdapter:
+    """A load generator. ``files`` lie beside its adapter.yml and travel to the host.
+
+    ``python`` names the file with ``collect()`` and ``parse()`` (see the reference).
+    """
+
+    schema: int
+    kind: Literal["load"]
+    name: str
+    summary: str
+    loop: Literal["closed", "open"]
+    argv: tuple[str, ...]
+    python: str
+    role: str | None = None
+    programs: dict[str, FileRef] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    stop_signal: str = "SIGINT"
+    overrun_s: float = 10.0
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of factors: what a trial measures."""
+
+    id: str
+    server: str
+    mode: Mode
+    tracer: str | None
+    body_bytes: int
+    load: str
+    load_parameters: dict[str, int]
+    server_parameters: dict[str, int] = field(default_factory=dict)
+    loader: str | None = None
+    placement: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a host was not quiet, in percent of all its cores, and what follows from it."""
+
+    steal_pct: float = 10.0
+    foreign_pct: float = 10.0
+    over: Literal["flag", "invalid"] = "flag"
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """How often a block with an invalid trial is measured again."""
+
+    per_block: int = 1
+    per_run: int = 3
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The adapters that a plan uses, by name."""
+
+    servers: dict[str, ServerAdapter]
+    tracers: dict[str, TracerAdapter]
+    loads: dict[str, LoadAdapter]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the host needs to know: what to run, how to judge it, where it came from.
+
+    ``cells`` are the ones to measure; ``header`` is carried into ``run.json`` as it is.
+    ``artifacts`` maps ``component/file`` to the sha256 that the plan was made for.
+    """
+
+    schema: int
+    run_id: str
+    seed: int
+    blocks: int
+    warm_up_s: int
+    plan_sha256: str
+    cells: tuple[Cell, ...]
+    limits: Limits
+    repeat: Repeat
+    adapters: Adapters
+    artifacts: dict[str, str]
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def fill(template: str, values: Mapping[str, Scalar]) -> str:
+    """Replace each ``{name}`` of a template by its value.
+
+    Args:
+        template: text of an adapter, such as ``https://127.0.0.1:{port}/``.
+        values: what may be named.
+
+    Returns:
+        the text with all placeholders replaced; other braces stay as they are.
+
+    Raises:
+        ValueError: a placeholder has no value; the message lists the ones that exist.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in values:
+            raise ValueError(f"{{{name}}} has no value here; there are {', '.join(sorted(values))}")
+        return str(values[name])
+
+    return _PLACEHOLDER.sub(value, template)
+
+
+def fill_argv(
+    argv: tuple[str, ...], values: Mapping[str, Scalar], splice: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+    """Fill an argv template; an argument that is exactly ``{name}`` of ``splice`` becomes many."""
+    out: list[str] = []
+    for argument in argv:
+        match = _PLACEHOLDER.fullmatch(argument)
+        if match and match.group(1) in splice:
+            out.extend(fill(part, values) for part in splice[match.group(1)])
+        else:
+            out.append(fill(argument, values))
+    return out
+
+
+def placeholders(template: str) -> set[str]:
+    """The names that a template asks for."""
+    return set(_PLACEHOLDER.findall(template))
+
+
+def build(cls: type[T], data: Any) -> T:
+    """Rebuild a dataclass of this module from what :func:`dataclasses.asdict` and JSON made of it.
+
+    Args:
+        cls: the dataclass.
+        data: the decoded JSON object.
+
+    Returns:
+        the instance, nested dataclasses and tuples included.
+
+    Raises:
+        ValueError: a field is missing or unknown (a plan of another version).
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{cls.__name__}: expected an object, found {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = set(data) - set(known)
+    if unknown:
+        raise ValueError(f"{cls.__name__}: unknown field {', '.join(sorted(unknown))}")
+    values = {name: _value(hints[name], data[name]) for name in known if name in data}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__}: {error}") from error
+
+
+def _value(hint: Any, data: Any) -> Any:
+    """One field of :func:`build`: follow tuples, dicts, unions and dataclasses."""
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin is tuple:
+        return tuple(_value(arguments[0], item) for item in data)
+    if origin is dict:
+        return {key: _value(arguments[1], item) for key, item in data.items()}
+    if origin in (types.UnionType, typing.Union):
+        for option in arguments:
+            if dataclasses.is_dataclass(option) and isinstance(data, dict):
+                return _value(option, data)
+        return data
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, data)
+    return data

@@ -1,0 +1,181 @@
+"""What a tracer says (JSON lines) and what follows from it: sites, hits, lost events."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from uplab.hostside import elf
+from uplab.hostside.attest import ExpectedSite, Placement
+from uplab.hostside.children import Child
+from uplab.hostside.errors import TrialError
+from uplab.hostside.loop import Loop
+from uplab.hostside.spec import Mode, Site, TracerAdapter
+
+_COUNTERS_TIMEOUT_S = 5.0
+
+
+def message(child: Child, event: str, after: int = 0) -> dict[str, Any] | None:
+    """The first message of a kind among those past the first ``after`` messages."""
+    for entry in list(child.messages)[after:]:
+        if entry.get("event") == event:
+            return entry
+    return None
+
+
+def wait_attached(loop: Loop, child: Child, timeout_s: float) -> dict[str, Any]:
+    """Wait for the tracer's ``attached`` line.
+
+    Raises:
+        TrialError: ``tracer-died`` or ``tracer-not-ready``.
+    """
+
+    def said_or_ended() -> bool:
+        return message(child, "attached") is not None or child.ended
+
+    loop.until(said_or_ended, timeout_s)
+    attached = message(child, "attached")
+    if attached is not None:
+        return attached
+    if child.ended:
+        raise TrialError("tracer-died", f"tracer died before it was attached: {child.death()}")
+    raise TrialError("tracer-not-ready", f"tracer was not attached within {timeout_s:g} s")
+
+
+def read_counters(loop: Loop, child: Child, signal_name: str) -> dict[str, Any]:
+    """Ask the tracer for its counters.
+
+    Raises:
+        TrialError: ``tracer-died``, or ``no-counters`` when it does not answer.
+    """
+    heard = len(child.messages)
+    child.send(signal_name)
+    loop.until(
+        lambda: message(child, "counters", heard) is not None or child.ended, _COUNTERS_TIMEOUT_S
+    )
+    counters = message(child, "counters", heard)
+    if counters is not None:
+        return counters
+    if child.ended:
+        raise TrialError("tracer-died", f"tracer died: {child.death()}")
+    raise TrialError("no-counters", f"tracer printed no counters within {_COUNTERS_TIMEOUT_S:g} s")
+
+
+def expected_sites(
+    adapter: TracerAdapter, mode: Mode, attached: Mapping[str, Any], program: Path
+) -> list[ExpectedSite]:
+    """The sites that a trial must show, from two sides that must agree.
+
+    The tracer says where it set its probes. The adapter says which symbols these are: an entry
+    must be the symbol's first byte by the file's own symbol table, a RET must be a ``ret``
+    instruction inside the symbol.
+
+    Args:
+        adapter: declares the groups of sites.
+        mode: its placement applies.
+        attached: the tracer's message.
+        program: the server's binary.
+
+    Returns:
+        the sites, all of them with the mode's placement; in a mode whose placement is
+        ``untouched`` the ones that the tracer would probe, which must be as in the file.
+
+    Raises:
+        TrialError: ``sites-disagree`` with the first site on which both sides differ.
+    """
+    placement: Placement = adapter.modes[mode].placement
+    reported = list(attached.get("sites", []))
+    if placement == "untouched" and attached.get("attach") != "none":
+        raise TrialError(
+            "sites-disagree",
+            f"{mode} must set no probe, but the tracer attached by {attached.get('attach')}",
+        )
+    if placement == "untouched" and not reported:
+        return []
+    found = elf.symbols(program, [site.symbol for site in adapter.sites])
+    real = os.path.realpath(program)
+    sites: list[ExpectedSite] = []
+    for declared in adapter.sites:
+        offsets = [s["offset"] for s in reported if s.get("name") == declared.name]
+        _check_offsets(declared, found.get(declared.symbol), offsets, program)
+        sites.extend(
+            ExpectedSite(declared.name, declared.symbol, declared.at, real, offset, placement)
+            for offset in offsets
+        )
+    extra = {s.get("name") for s in reported} - {site.name for site in adapter.sites}
+    if extra:
+        raise TrialError("sites-disagree", f"the adapter declares no site named {sorted(extra)}")
+    return sites
+
+
+def _check_offsets(
+    declared: Site, symbol: elf.Symbol | None, offsets: list[int], program: Path
+) -> None:
+    """Hold what the tracer says against the file's symbol table."""
+    if symbol is None:
+        raise TrialError("sites-disagree", f"{program} has no symbol {declared.symbol}")
+    if not offsets:
+        raise TrialError("sites-disagree", f"the tracer set no probe at {declared.name}")
+    if declared.at == "entry":
+        if offsets != [symbol.offset]:
+            raise TrialError(
+                "sites-disagree",
+                f"{declared.name}: the tracer probes {[hex(o) for o in offsets]}, but "
+                f"{declared.symbol} starts at {symbol.offset:#x}",
+            )
+        return
+    with program.open("rb") as file:
+        for offset in offsets:
+            inside = symbol.offset <= offset < symbol.offset + symbol.size_bytes
+            file.seek(offset)
+            # c3 and c2 are the near returns; a Go function has no other.
+            if not inside or file.read(1) not in (b"\xc3", b"\xc2"):
+                raise TrialError(
+                    "sites-disagree", f"{declared.name}: {offset:#x} is no ret of {declared.symbol}"
+                )
+
+
+def hits_between(
+    sites: Iterable[ExpectedSite],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    requests: int | None,
+) -> dict[str, Any]:
+    """The hits of each site and group during the measurement, and per completed request."""
+
+    def per_request(hits: int) -> float | None:
+        return hits / requests if requests else None
+
+    def by_offset(counters: Mapping[str, Any]) -> dict[int, int]:
+        return {site["offset"]: site["hits"] for site in counters.get("sites", [])}
+
+    first, last = by_offset(before), by_offset(after)
+    rows = []
+    groups: dict[str, int] = {}
+    for site in sites:
+        hits = last.get(site.offset, 0) - first.get(site.offset, 0)
+        groups[site.name] = groups.get(site.name, 0) + hits
+        rows.append(
+            {
+                "name": site.name,
+                "symbol": site.symbol,
+                "at": site.at,
+                "file": site.file,
+                "offset": site.offset,
+                "hits": hits,
+                "per_request": per_request(hits),
+            }
+        )
+    events = {
+        key: after.get("events", {}).get(key, 0) - before.get("events", {}).get(key, 0)
+        for key in ("emitted", "received", "lost")
+    }
+    return {
+        "sites": rows,
+        "by_name": {
+            name: {"hits": hits, "per_request": per_request(hits)} for name, hits in groups.items()
+        },
+        "events": events,
+    }

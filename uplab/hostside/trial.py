@@ -1,0 +1,421 @@
+"""One trial: every mode goes through the same steps.
+
+fence, start, ready, attach, attached, warm up, measure, check, stop, fence. Each wait is for a
+condition, with a limit; whatever happens, what was started is stopped.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uplab.hostside import answer, attest, histogram, judge, procfs, tracing, usage
+from uplab.hostside.children import Child
+from uplab.hostside.context import Context
+from uplab.hostside.errors import TrialError
+from uplab.hostside.judge import Reason
+from uplab.hostside.rundir import PART_PREFIX, utc_now
+from uplab.hostside.spec import (
+    UNTRACED_MODES,
+    Cell,
+    LoadAdapter,
+    Scalar,
+    ServerAdapter,
+    TracerAdapter,
+    fill,
+    fill_argv,
+)
+
+_SAMPLE_S = 1.0
+_FENCE_TIMEOUT_S = 3.0
+_DETACH_BYTES_TIMEOUT_S = 1.0
+
+
+@dataclass
+class Trial:
+    """The state of one trial while it runs; :meth:`as_json` is its record."""
+
+    context: Context
+    cell: Cell
+    directory: Path
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+    server: Child | None = None
+    tracer: Child | None = None
+    load: Child | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that the trial's directory will have."""
+        return self.directory.name.removeprefix(PART_PREFIX)
+
+    @property
+    def server_adapter(self) -> ServerAdapter:
+        """The adapter of the cell's server."""
+        return self.context.plan.adapters.servers[self.cell.server]
+
+    @property
+    def load_adapter(self) -> LoadAdapter:
+        """The adapter of the cell's load."""
+        return self.context.plan.adapters.loads[self.cell.load]
+
+    @property
+    def tracer_adapter(self) -> TracerAdapter | None:
+        """The adapter of the cell's tracer; None in the untraced modes."""
+        if self.cell.tracer is None or self.cell.mode in UNTRACED_MODES:
+            return None
+        return self.context.plan.adapters.tracers[self.cell.tracer]
+
+    def values(self, programs: Mapping[str, Any]) -> dict[str, Scalar]:
+        """What the templates of an adapter may name."""
+        values: dict[str, Scalar] = {"root": str(self.context.store.root)}
+        values |= {name: str(self.context.store.path(ref)) for name, ref in programs.items()}
+        values |= self.cell.server_parameters
+        values |= {"body_bytes": self.cell.body_bytes}
+        return values
+
+    @property
+    def url(self) -> str:
+        """Where the server answers."""
+        return fill(self.server_adapter.url, self.values(self.server_adapter.programs))
+
+    # ---- the steps -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Go through all steps; judge; leave nothing running.
+
+        Raises:
+            Interrupted: a signal came; all processes of the trial are gone.
+            HostError: the host cannot go on (disk full).
+        """
+        self.record["started_utc"] = utc_now()
+        self.record["started_monotonic_ns"] = began_ns = time.monotonic_ns()
+        try:
+            self._measure()
+        except TrialError as error:
+            self.reasons.append(Reason(error.code, error.text))
+        finally:
+            began_stop_s = time.monotonic()
+            # Not a step like the others: nothing that may fail, such as writing an event on a
+            # full disk, comes before what has to be stopped.
+            self._stop()
+            self._note_step("stop", began_stop_s)
+        self._check_logs()
+        with self._step("fence"):
+            self._fence_after()
+        self.record["wall_s"] = (time.monotonic_ns() - began_ns) / 1e9
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        self.context.events.emit("step", trial=self.name, step=name)
+        try:
+            yield
+        finally:
+            self._note_step(name, began_s)
+
+    def _note_step(self, name: str, began_s: float) -> None:
+        self.steps.append({"step": name, "duration_s": round(time.monotonic() - began_s, 6)})
+
+    def _measure(self) -> None:
+        """From the first fence to the last check."""
+        with self._step("fence"):
+            self._fence_before()
+        with self._step("start"):
+            self._start_server()
+        with self._step("ready"):
+            self._wait_ready()
+        expected: list[attest.ExpectedSite] = []
+        if self.tracer_adapter is not None:
+            with self._step("attach"):
+                self._start_tracer(self.tracer_adapter)
+            with self._step("attached"):
+                expected = self._wait_attached(self.tracer_adapter)
+        with self._step("attest"):
+            self._attest("before", expected)
+        if self.context.plan.warm_up_s:
+            with self._step("warm-up"):
+                self._drive_load("warm-up", self.context.plan.warm_up_s)
+                warm_up = self._collect_load("warm-up")
+                self.record["warm_up"] = {k: v for k, v in warm_up.items() if k != "histogram"}
+        with self._step("measure"):
+            self._run_measurement(expected)
+        with self._step("check"):
+            self._attest("after", expected)
+            self._answers["after"] = self._check_answer("after")
+            # The last chance to stop before this trial counts.
+            self.context.loop.pump(0.0)
+
+    @property
+    def _answers(self) -> dict[str, Any]:
+        answers: dict[str, Any] = self.record.setdefault("answer", {})
+        return answers
+
+    def _fence_before(self) -> None:
+        """Nobody may listen where the server will."""
+        port = self.cell.server_parameters.get("port")
+        if port is not None and _answers_on(port):
+            owner = ", ".join(procfs.listeners(port)) or "another process"
+            raise TrialError("port-in-use", f"port {port} is in use by {owner}")
+
+    def _start_server(self) -> None:
+        adapter = self.server_adapter
+        values = self.values(adapter.programs)
+        self.server = Child(
+            self.context.loop,
+            self.context.ledger,
+            "server",
+            fill_argv(adapter.argv, values, {}),
+            self.directory / "server.log",
+            {name: fill(text, values) for name, text in adapter.env.items()},
+        )
+
+    def _wait_ready(self) -> None:
+        """Its own line, then a right answer."""
+        server, adapter = _must(self.server), self.server_adapter
+        pattern = re.compile(adapter.ready_line)
+        seen: list[str] = [line for line in server.lines if pattern.search(line)]
+        server.on_line = lambda line: seen.append(line) if pattern.search(line) else None
+        self.context.loop.until(lambda: bool(seen) or server.ended, adapter.ready_timeout_s)
+        server.on_line = None
+        if not seen:
+            if server.ended:
+                raise TrialError("server-died", f"server died before ready: {server.death()}")
+            raise TrialError(
+                "server-not-ready", f"server was not ready within {adapter.ready_timeout_s:g} s"
+            )
+        self._answers["before"] = self._check_answer("before")
+
+    def _check_answer(self, when: str) -> dict[str, Any]:
+        server = _must(self.server)
+        self._require_alive(server)
+        return answer.check(self.url, self.server_adapter.answer, self.cell.body_bytes, when)
+
+    def _start_tracer(self, adapter: TracerAdapter) -> None:
+        values = self.values(adapter.programs) | {"pid": _must(self.server).pid}
+        mode = adapter.modes[self.cell.mode]
+        self.tracer = Child(
+            self.context.loop,
+            self.context.ledger,
+            "tracer",
+            fill_argv(adapter.argv, values, {"mode_args": mode.args}),
+            self.directory / "tracer.log",
+            {name: fill(text, values) for name, text in adapter.env.items()},
+        )
+
+    def _wait_attached(self, adapter: TracerAdapter) -> list[attest.ExpectedSite]:
+        attached = tracing.wait_attached(
+            self.context.loop, _must(self.tracer), adapter.attached_timeout_s
+        )
+        self.record["attached"] = attached
+        program = Path(f"/proc/{_must(self.server).pid}/exe").readlink()
+        return tracing.expected_sites(adapter, self.cell.mode, attached, program)
+
+    def _attest(self, when: str, expected: list[attest.ExpectedSite]) -> None:
+        server = _must(self.server)
+        self._require_alive(server)
+        evidence = attest.attest(procfs.descendants(server.pid), expected)
+        self.record.setdefault("attestation", {"grade": evidence.grade})[when] = evidence.as_json()
+        self.reasons += judge.evidence(evidence, expected, when)
+
+    def _run_measurement(self, expected: list[attest.ExpectedSite]) -> None:
+        adapter, tracer, server = self.tracer_adapter, self.tracer, _must(self.server)
+        before = after = None
+        if adapter is not None:
+            before = tracing.read_counters(
+                self.context.loop, _must(tracer), adapter.counters_signal
+            )
+        server_pids = procfs.descendants(server.pid)
+        tracer_pids = procfs.descendants(tracer.pid) if tracer else []
+        first = usage.snapshot([*server_pids, *tracer_pids])
+        self._drive_load("measure", self._duration_s())
+        last = usage.snapshot([*server_pids, *tracer_pids])
+        load = self._collect_load("measure")
+        requests = load["requests"]
+        self.record["cpu"] = usage.usage(first, last, server_pids, tracer_pids, requests)
+        if adapter is not None and before is not None:
+            after = tracing.read_counters(self.context.loop, _must(tracer), adapter.counters_signal)
+            hits = tracing.hits_between(expected, before, after, requests)
+            hits["attach"] = self.record["attached"].get("attach")
+            self.record["hits"] = hits
+            self.reasons += judge.hits(adapter, self.server_adapter, self.cell, hits, requests)
+        self.record["load"] = {k: v for k, v in load.items() if k != "histogram"}
+        shape = load["histogram"]
+        encoded = histogram.encode(shape["values_us"], shape["counts"])
+        (self.directory / "load.hist").write_bytes(encoded)
+        self.reasons += judge.load(load["problems"])
+        reasons, self.flags = judge.quiet(self.context.plan.limits, self.record["cpu"])
+        self.reasons += reasons
+
+    def _duration_s(self) -> int:
+        return self.cell.load_parameters["duration_s"]
+
+    def _scratch(self, step: str) -> Path:
+        return self.directory / f"scratch-{step}"
+
+    def _drive_load(self, step: str, duration_s: int) -> None:
+        """Run the load generator to its end, watching the server and the tracer."""
+        adapter = self.load_adapter
+        scratch = self._scratch(step)
+        scratch.mkdir()
+        values = self.values(adapter.programs)
+        values |= self.cell.load_parameters
+        values |= {"duration_s": duration_s, "url": self.url, "scratch": str(scratch)}
+        values |= {"adapter": str(self.context.adapters / "loads" / adapter.name)}
+        self.load = Child(
+            self.context.loop,
+            self.context.ledger,
+            "load",
+            fill_argv(adapter.argv, values, {}),
+            self.directory / "load.txt" if step == "measure" else scratch / "load.txt",
+            {name: fill(text, values) for name, text in adapter.env.items()},
+        )
+        load, watched = self.load, [child for child in (self.server, self.tracer) if child]
+        self.context.loop.until(
+            lambda: load.ended or any(child.returncode is not None for child in watched),
+            duration_s + adapter.overrun_s,
+            _SAMPLE_S,
+        )
+        for child in watched:
+            self._require_alive(child)
+        if not load.ended:
+            load.stop(adapter.stop_signal, 1.0)
+            limit_s = duration_s + adapter.overrun_s
+            raise TrialError("load-hung", f"the load did not end within {limit_s:g} s")
+
+    def _collect_load(self, step: str) -> dict[str, Any]:
+        """What the load that has ended reported, by its adapter."""
+        adapter, load = self.load_adapter, _must(self.load)
+        scratch = self._scratch(step)
+        result: dict[str, Any] = self.context.load_module(adapter).collect(
+            scratch,
+            _must_int(load.returncode),
+            load.text["out"].decode(errors="replace"),
+            load.text["err"].decode(errors="replace"),
+        )
+        load.stop(adapter.stop_signal, 1.0)
+        shutil.rmtree(scratch)
+        return result
+
+    def _require_alive(self, child: Child) -> None:
+        """Raise when a process that must live has ended."""
+        if child.returncode is not None:
+            self.context.loop.until(lambda: child.ended, 1.0)
+            raise TrialError(f"{child.name}-died", f"{child.name} died: {child.death()}")
+
+    # ---- stopping ------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """Stop what runs, load first, then tracer, then server; never raises on the way."""
+        with self.context.loop.shielded():
+            if self.load is not None:
+                self.load.stop(self.load_adapter.stop_signal, 0.5)
+            if self.tracer is not None and self.tracer_adapter is not None:
+                adapter = self.tracer_adapter
+                self.tracer.stop(adapter.stop_signal, adapter.stop_timeout_s)
+                end = tracing.message(self.tracer, "end")
+                if end is not None:
+                    self.record["end"] = end
+            if self.server is not None:
+                self.server.stop(
+                    self.server_adapter.stop_signal, self.server_adapter.stop_timeout_s
+                )
+            self._clear_scratch()
+
+    def _check_logs(self) -> None:
+        """A log that could not be written is no trial's fault: the host cannot go on."""
+        for child in (self.server, self.tracer, self.load):
+            if child is not None and child.log_error is not None:
+                raise child.log_error
+
+    def _clear_scratch(self) -> None:
+        """Keep the text of a load that failed, and nothing else of its working files."""
+        for step in ("warm-up", "measure"):
+            scratch = self._scratch(step)
+            text = scratch / "load.txt"
+            if text.exists() and not (self.directory / "load.txt").exists():
+                text.rename(self.directory / "load.txt")
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _fence_after(self) -> None:
+        """The port is free again and no process of the trial lives."""
+        port = self.cell.server_parameters.get("port")
+        started = self.server is not None and self.server.returncode is not None
+        if (
+            port is None
+            or not started
+            or any(reason.code == "port-in-use" for reason in self.reasons)
+        ):
+            return
+        with self.context.loop.shielded():
+            free = self.context.loop.until(lambda: not _answers_on(port), _FENCE_TIMEOUT_S, 0.02)
+        if not free:
+            text = f"port {port} still answers after the server was stopped"
+            self.reasons.append(Reason("left-behind", text))
+
+    def as_json(self, number: int, block: int, attempt: int, position: int) -> dict[str, Any]:
+        """The trial's record (schema in the reference)."""
+        record = self.record
+        elapsed_s = sum(
+            part["elapsed_s"] or 0.0
+            for part in (record.get("warm_up"), record.get("load"))
+            if part is not None
+        )
+        attestation = record.get("attestation")
+        return {
+            "schema": 1,
+            "trial": self.name,
+            "number": number,
+            "block": block,
+            "attempt": attempt,
+            "position": position,
+            "cell": asdict(self.cell),
+            "plan_sha256": self.context.plan.plan_sha256,
+            "times": {
+                "started_utc": record["started_utc"],
+                "started_monotonic_ns": record["started_monotonic_ns"],
+                "wall_s": record["wall_s"],
+                "load_elapsed_s": elapsed_s,
+                "steps": self.steps,
+            },
+            "load": record.get("load"),
+            "warm_up": record.get("warm_up"),
+            "cpu": record.get("cpu"),
+            "hits": record.get("hits"),
+            "tracer": {"attached": record.get("attached"), "end": record.get("end")},
+            "attestation": attestation,
+            "answer": record.get("answer"),
+            "verdict": {
+                "valid": not self.reasons,
+                "reasons": [asdict(reason) for reason in self.reasons],
+                "flags": self.flags,
+            },
+        }
+
+
+def _answers_on(port: int) -> bool:
+    """Whether something accepts connections on this port of the loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _must(child: Child | None) -> Child:
+    if child is None:
+        raise AssertionError("the step before starts it")
+    return child
+
+
+def _must_int(code: int | None) -> int:
+    if code is None:
+        raise AssertionError("the program has ended")
+    return code
