@@ -89,7 +89,7 @@ class Run:
         outcome, error, code = "running", None, errors.OK
         self._write_run(outcome, error)
         try:
-            with _tracefs():
+            with _tracefs(wanted=self._needs_tracefs()):
                 self._host["before"] = fingerprint.take(context.store)
                 write_json(self._out / "host.json", self._host)
                 self._draw_hit_cost(context, events)
@@ -187,6 +187,14 @@ class Run:
             costs.append({"tracer": tracer.name, "error": child.death()})
         return costs
 
+    def _needs_tracefs(self) -> bool:
+        tracers = self._plan.adapters.tracers
+        return any(
+            "tracefs" in tracers[cell.tracer].modes[cell.mode].needs
+            for cell in self._plan.cells
+            if cell.tracer is not None
+        )
+
     # ---- blocks ----------------------------------------------------------------------------
 
     def _blocks(self, context: Context, events: Events) -> None:
@@ -270,9 +278,9 @@ class Run:
 
 
 @contextmanager
-def _tracefs() -> Iterator[None]:
-    """Mount tracefs for the run where nobody did, and put it back as it was."""
-    if (_TRACEFS / "events").exists() or not _TRACEFS.is_dir():
+def _tracefs(*, wanted: bool) -> Iterator[None]:
+    """Mount tracefs for the run where it is wanted and nobody did; put it back as it was."""
+    if not wanted or (_TRACEFS / "events").exists() or not _TRACEFS.is_dir():
         yield
         return
     mounted = subprocess.run(
