@@ -1,0 +1,63 @@
+"""The task ``test``: every check and every test, as CI runs them."""
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from uplab.cli.common import PROJECT_ROOT, command
+from uplab.errors import EXIT_GATE, GateError, UplabError
+
+ns = Collection()
+
+
+@command(
+    ns,
+    name="test",
+    flags={
+        "only": "which parts to run, by comma: lint, unit, roles, system",
+        "keyword": "run only the tests whose names match this pytest -k expression; "
+        "by default all of them",
+    },
+)
+def run_everything(
+    c: Context, only: str = "lint,unit,roles,system", keyword: str | None = None
+) -> None:
+    """Run all checks and tests: ruff, mypy, the linters, pytest.
+
+    All of them run, also after one has failed. Needs the packages of requirements/dev.lock, which
+    it installs, and for the parts roles and system what lab.setup puts on this machine.
+    """
+    from tools import checks
+
+    groups = checks.parse_groups(only)
+    checks.require_dev_packages()
+    steps = checks.lint_steps() if "lint" in groups else []
+    failed = checks.run_all(steps)
+    if checks.NEEDS_PROVISIONING.intersection(groups):
+        failed += provision_for_tests()
+    tests = checks.pytest_step(groups, keyword)
+    if tests is None:
+        if failed:
+            raise GateError(f"failed: {', '.join(failed)}")
+        return
+    # pytest comes last: its closing line is the last thing said, and repeats what failed before.
+    good = checks.run_step(tests, failed)
+    if failed or not good:
+        raise Exit(code=EXIT_GATE)
+
+
+def provision_for_tests() -> list[str]:
+    """Let this machine have what the system tests need (servers, tracer, wrk): lab.setup on local.
+
+    Out: the name of the step if it failed.
+    """
+    from tools import checks
+    from uplab import provision
+
+    with checks.timed("provision local") as outcome:
+        try:
+            if not provision.is_current(PROJECT_ROOT, "local"):
+                provision.converge(PROJECT_ROOT, "local")
+        except UplabError as error:
+            outcome.fail(error.message)
+    return [] if outcome.good else ["provision local"]
