@@ -1,0 +1,356 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Ansible module: uplab's store on a host."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.uplab_host import (
+    RECIPE_OPTIONS,
+    SCHEMA,
+    Place,
+    StoreError,
+    absolute_root,
+    artifact,
+    damages,
+    dpkg_versions,
+    find_executable,
+    hash12,
+    link_atomically,
+    points_to,
+    pretty,
+    probe,
+    read_json,
+    reason,
+    run_for_text,
+    utc_now,
+    write_atomically,
+)
+
+DOCUMENTATION = r"""
+---
+module: uplab_store
+short_description: Look after uplab's store of versioned builds on a host
+version_added: "0.1.0"
+description:
+  - Keeps the directories below O(root), looks for finished builds, registers files of Debian
+    packages in place, and writes the manifest that says what a host holds.
+  - Builds themselves are made by the module C(uplab_build).
+options:
+  root:
+    description: The root of everything that uplab keeps on the host; an absolute path.
+    type: path
+    required: true
+  state:
+    description:
+      - V(layout) gives each of O(paths) its mode, and makes those that are directories.
+      - V(probed) looks whether the build that O(recipe) describes is finished, intact and linked.
+        It never changes anything.
+      - V(registered) records files of a Debian package where they lie and links their prefix.
+      - V(manifest) writes C(manifest.json) from the records of all current components, and only
+        if something besides its time differs.
+    type: str
+    choices: [layout, probed, registered, manifest]
+    required: true
+  paths:
+    description:
+      - For V(layout), each path below O(root) with its octal mode.
+      - A path that ends with a slash is a directory and is made where it is missing.
+      - Any other path is a file that must be there already.
+    type: dict
+    default: {}
+  component:
+    description: The component, for V(probed) and V(registered).
+    type: str
+  source_sha256:
+    description: The digest of the component's sources, from the lookup C(uplab_source).
+    type: str
+  recipe:
+    description: How the component is built; see the module C(uplab_build).
+    type: dict
+  executables:
+    description:
+      - For V(registered), names or paths of the commands to record.
+      - Links are followed; the prefix is the directory above the first one's C(bin).
+    type: list
+    elements: str
+    default: []
+  digest:
+    description: For V(manifest), the controller's digest of everything that it converged to.
+    type: str
+  pins:
+    description: For V(manifest), the pins; their Debian packages get their exact versions.
+    type: dict
+    default: {}
+author:
+  - The uplab authors
+"""
+
+EXAMPLES = r"""
+- name: Look for the finished build
+  uplab_store:
+    root: /opt/uplab
+    state: probed
+    component: servers
+    source_sha256: "{{ lookup('uplab_source', servers_source) }}"
+    recipe: "{{ servers_recipe }}"
+  register: servers_probe
+
+- name: Record the distribution's wrk
+  uplab_store:
+    root: /opt/uplab
+    state: registered
+    component: wrk
+    executables: [wrk]
+"""
+
+RETURN = r"""
+hash:
+  description: The first 12 hex digits of the hash of the component's inputs; null if unknown yet.
+  returned: for C(probed) and C(registered)
+  type: str
+ready:
+  description: Whether the build is finished, intact and linked.
+  returned: for C(probed)
+  type: bool
+damaged:
+  description: Every artifact that is not what its record says.
+  returned: for C(probed)
+  type: list
+  elements: str
+missing:
+  description: Every tool and package that the build needs and the host lacks.
+  returned: for C(probed)
+  type: list
+  elements: str
+record:
+  description: The record of the component.
+  returned: for C(registered)
+  type: dict
+"""
+
+
+def layout(root: Path, paths: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Give every path its mode, make missing directories; returns the module's result."""
+    before: list[str] = []
+    after: list[str] = []
+    for name, mode_text in sorted(paths.items()):
+        path = root / name
+        mode = int(str(mode_text), 8)
+        seen = mode_of(path, directory=name.endswith("/"))
+        if seen == mode:
+            continue
+        before.append(f"{path} {'absent' if seen is None else f'{seen:04o}'}")
+        after.append(f"{path} {mode:04o}")
+        if check:
+            continue
+        if seen is None:
+            if not name.endswith("/"):
+                raise StoreError(f"{path} is missing and is not a directory that could be made")
+            path.mkdir(parents=True)
+        path.chmod(mode)
+    return {"changed": bool(after), "diff": listing(before, after)}
+
+
+def mode_of(path: Path, *, directory: bool) -> int | None:
+    """The permission bits of a path, None where it is absent; raises StoreError on another kind."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode) is not directory or stat.S_ISLNK(status.st_mode):
+        raise StoreError(f"{path} is in the way: wanted {'a directory' if directory else 'a file'}")
+    return stat.S_IMODE(status.st_mode)
+
+
+def listing(before: list[str], after: list[str]) -> dict[str, str]:
+    """A diff as ``--diff`` shows it, one item a line."""
+    return {"before": "".join(f"{x}\n" for x in before), "after": "".join(f"{x}\n" for x in after)}
+
+
+def register(root: Path, component: str, executables: list[str], check: bool) -> dict[str, Any]:
+    """Record the files of a Debian package where they lie; returns the module's result."""
+    found = {name: find_executable(name) for name in executables}
+    missing = [name for name, path in found.items() if path is None]
+    if missing and check:
+        text = f"{component}: registered once its packages are installed\n"
+        return {"changed": True, "hash": None, "diff": {"before": "", "after": text}}
+    if missing:
+        raise StoreError(f"{component}: no command {', '.join(missing)} on this host")
+    record = in_place_record(component, [path for path in found.values() if path])
+    place = Place(root, component, record["hash"])
+    prefix = Path(record["prefix"])
+    known = read_json(place.record)
+    if known is not None:
+        refuse_damage(component, known)
+        # When it was recorded is not a difference.
+        record["built_utc"] = known.get("built_utc")
+    stale = other_in_place_records(place, prefix)
+    changed = known != record or not points_to(place.current, prefix) or bool(stale)
+    if changed and not check:
+        # A record of files that a newer package has replaced describes nothing any more.
+        for path in stale:
+            path.unlink()
+        write_atomically(place.record, pretty(record))
+        link_atomically(place.current, prefix)
+    diff = {"before": pretty(known) if known else "", "after": pretty(record)}
+    return {"changed": changed, "hash": record["hash"], "record": record, "diff": diff}
+
+
+def in_place_record(component: str, paths: list[Path]) -> dict[str, Any]:
+    """The record of files that a Debian package owns; raises StoreError where none owns them."""
+    prefix = paths[0].parent.parent
+    owners = {str(path): owner_of(path) for path in paths}
+    versions = dpkg_versions()
+    packages = {name: versions[name] for name in owners.values()}
+    inputs = {
+        "component": component,
+        "source": "distro",
+        "packages": packages,
+        "executables": sorted(owners),
+        "architecture": os.uname().machine,
+    }
+    return {
+        "schema": SCHEMA,
+        "component": component,
+        "hash": hash12(inputs),
+        "source": "distro",
+        "version": packages[owners[str(paths[0])]],
+        "prefix": str(prefix),
+        "inputs": inputs,
+        "artifacts": {os.path.relpath(path, prefix): artifact(path) for path in paths},
+        "built_utc": utc_now(),
+        "build_s": 0.0,
+    }
+
+
+def owner_of(path: Path) -> str:
+    """The Debian package that owns a file; raises StoreError."""
+    # Where /bin is a link to /usr/bin, a package may still list its files below /bin.
+    names = [str(path), str(path).removeprefix("/usr")]
+    for name in names:
+        try:
+            answer = run_for_text(["dpkg-query", "--search", name])
+        except StoreError:
+            continue
+        return answer.split(": ", 1)[0].split(",")[0].split(":")[0].strip()
+    raise StoreError(f"{path} belongs to no Debian package")
+
+
+def refuse_damage(component: str, record: dict[str, Any]) -> None:
+    """Raise StoreError where a package's file changed although its version did not."""
+    found = damages(record)
+    if not found:
+        return
+    names = " ".join(record["inputs"]["packages"])
+    raise StoreError(
+        f"{component}: {'; '.join(found)}. "
+        f"The package's version is the same, so the file was altered. "
+        f"Run: apt-get install --reinstall {names}"
+    )
+
+
+def other_in_place_records(place: Place, prefix: Path) -> list[Path]:
+    """Records of earlier versions of the same files."""
+    paths = sorted(place.store.glob(f"{place.component}-*.json"))
+    others = [path for path in paths if path != place.record]
+    return [path for path in others if (read_json(path) or {}).get("prefix") == str(prefix)]
+
+
+def manifest(root: Path, digest: str | None, pins: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Write what the host holds now; returns the module's result."""
+    versions = dpkg_versions()
+    added = (read_json(root / "packages.json") or {}).get("added", [])
+    wanted = {
+        "schema": SCHEMA,
+        "digest": digest,
+        "pins": {name: resolved(pin, versions) for name, pin in pins.items()},
+        "components": current_records(root),
+        "packages_added": sorted(name for name in added if name in versions),
+    }
+    path = root / "manifest.json"
+    known = read_json(path) or {}
+    written_utc = known.pop("written_utc", None)
+    changed = known != wanted or written_utc is None
+    if changed and not check:
+        write_atomically(path, pretty({**wanted, "written_utc": utc_now()}))
+    diff = {"before": pretty(known) if known else "", "after": pretty(wanted)}
+    return {"changed": changed, "diff": diff}
+
+
+def resolved(pin: Any, versions: dict[str, str]) -> Any:
+    """A pin with the exact version of each of its Debian packages; null where it is missing."""
+    if not isinstance(pin, dict) or not isinstance(pin.get("packages"), list):
+        return pin
+    return {**pin, "packages": {name: versions.get(name) for name in pin["packages"]}}
+
+
+def current_records(root: Path) -> dict[str, Any]:
+    """The record of every component that ``current`` links to."""
+    records: dict[str, Any] = {}
+    for link in sorted((root / "current").glob("*")):
+        target = str(link.readlink())
+        for path in sorted((root / "store").glob(f"{link.name}-*.json")):
+            record = read_json(path)
+            if record and record.get("prefix") == target:
+                records[link.name] = record
+    return records
+
+
+def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Do what the task asks; returns the module's result; raises StoreError and OSError."""
+    root = absolute_root(parameters["root"])
+    state = parameters["state"]
+    if state == "layout":
+        return layout(root, parameters["paths"], check)
+    if state == "probed":
+        found = probe(
+            root, parameters["component"], parameters["source_sha256"], parameters["recipe"]
+        )
+        return {"changed": False, **found.as_result()}
+    if state == "registered":
+        return register(root, parameters["component"], parameters["executables"], check)
+    return manifest(root, parameters["digest"], parameters["pins"], check)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    recipe_options = {
+        name: {**option, "required": False} for name, option in RECIPE_OPTIONS.items()
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "state": {
+                "type": "str",
+                "choices": ["layout", "probed", "registered", "manifest"],
+                "required": True,
+            },
+            "paths": {"type": "dict", "default": {}},
+            "executables": {"type": "list", "elements": "str", "default": []},
+            "digest": {"type": "str"},
+            "pins": {"type": "dict", "default": {}},
+            **recipe_options,
+        },
+        required_if=[
+            ("state", "layout", ["paths"]),
+            ("state", "probed", ["component", "source_sha256", "recipe"]),
+            ("state", "registered", ["component", "executables"]),
+        ],
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**act(module.params, module.check_mode))
+    except StoreError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=reason(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Every role refuses wrong values before it does anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.roles.plays import REPOSITORY, Runner
+
+ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
+OWN = ("gotrace", "servers")
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("base", {"uplab_root": None}, "missing required arguments: uplab_root"),
+    ("base", {"base_packages": {"a": 1}}, "argument 'base_packages' is of type dict"),
+    ("base", {"base_lists_max_age_s": "a day"}, "argument 'base_lists_max_age_s' is of type str"),
+    ("base", {"base_lock_timeout_s": "long"}, "argument 'base_lock_timeout_s' is of type str"),
+    ("golang", {"golang_policy": "latest"}, "value of golang_policy must be one of: distro"),
+    ("wrk", {"wrk_policy": "upstream"}, "value of wrk_policy must be one of: distro"),
+    ("servers", {"servers_policy": "distro"}, "value of servers_policy must be one of: own"),
+    ("servers", {"servers_certificate_days": "x"}, "'servers_certificate_days' is of type str"),
+    (
+        "servers",
+        {"servers_certificate_renew_days": [1]},
+        "'servers_certificate_renew_days' is of type list",
+    ),
+    ("gotrace", {"gotrace_policy": ["own"]}, "value of gotrace_policy must be one of: own"),
+    ("gotrace", {"gotrace_policy": "path"}, "value of gotrace_policy must be one of: own"),
+    ("gotrace", {"uplab_root": None}, "missing required arguments: uplab_root"),
+]
+
+
+def test_every_role_is_covered() -> None:
+    assert {role for role, _, _ in WRONG} == set(ROLES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_default_is_specified_and_described(role: str) -> None:
+    top = REPOSITORY / "roles" / role
+    defaults = yaml.safe_load((top / "defaults" / "main.yml").read_text())
+    specs = yaml.safe_load((top / "meta" / "argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"]
+    readme = (top / "README.md").read_text()
+    assert set(defaults) | {"uplab_root"} == set(options)
+    assert all(name.startswith(f"{role}_") for name in defaults)
+    assert all(f"`{name}`" in readme for name in options)
+
+
+@pytest.mark.parametrize(
+    ("role", "wrong", "message"),
+    WRONG,
+    ids=[f"{role}-{name}={value}" for role, bad, _ in WRONG for name, value in bad.items()],
+)
+def test_a_wrong_value_is_refused(
+    run_play: Runner, tmp_path: Path, role: str, wrong: dict[str, Any], message: str
+) -> None:
+    playbook = tmp_path / "play.yml"
+    root = tmp_path / "uplab"
+    good = {f"{name}_policy": "own" if name in OWN else "distro" for name in ROLES}
+    variables = {"uplab_root": str(root), "uplab_pins": {}, **good, **wrong}
+    given = {name: value for name, value in variables.items() if value is not None}
+    play = {"name": "Run one role", "hosts": "uplab", "gather_facts": False, "roles": [role]}
+    playbook.write_text(json.dumps([play]))
+    done = run_play(playbook, variables=given)
+    assert done.exit_code == 2, done.output
+    assert message in done.text
+    assert not root.exists()
