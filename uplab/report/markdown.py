@@ -1,0 +1,123 @@
+"""A report as Markdown: the same run gives the same bytes wherever and whenever it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from uplab.analysis import Group
+from uplab.report import bars, columns, sentences, text
+from uplab.report.model import Report
+
+_WIDTH = 100
+
+
+def render(report: Report) -> str:
+    """The whole report. In: a report; out: Markdown (GitHub's dialect) that ends in a newline."""
+    blocks = [
+        f"# {text.markdown(sentences.title(report.run))}",
+        text.markdown(sentences.subtitle(report.run)),
+        *(f"> **{text.markdown(notice)}**" for notice in report.notices),
+        "## What tracing costs",
+        *_answer(report),
+        "## Figures",
+        *(block for group in report.analysis.groups for block in _figures(group, report)),
+        _legend(report),
+        *_hit_costs(report),
+        *_latency(report),
+        *_exceptions(report),
+        *_method(report),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _answer(report: Report) -> Iterator[str]:
+    for group in report.analysis.groups:
+        answers = list(sentences.answers(group, report))
+        yield f"### {text.markdown(sentences.heading(group, report))}"
+        if answers:
+            yield "\n".join(f"- {text.markdown(answer, 2000)}" for answer in answers)
+        yield text.markdown(sentences.noise_floor(group), 2000)
+        chart = bars.chart(group, _WIDTH)
+        if chart:
+            yield "\n".join(["```text", "throughput lost", *chart, "```"])
+    if not report.analysis.groups:
+        yield "The run holds no cell."
+
+
+def _figures(group: Group, report: Report) -> Iterator[str]:
+    yield f"### {text.markdown(sentences.heading(group, report))}"
+    main = columns.main(group)
+    if not main.rows:
+        yield "Nothing was measured."
+        return
+    yield _table(main)
+    detail = columns.detail(group)
+    if len(detail.headings) > 1:
+        yield _table(detail)
+    notes = list(sentences.notes(group))
+    if notes:
+        yield "\n".join(f"- {text.markdown(note, 2000)}" for note in notes)
+
+
+def _legend(report: Report) -> str:
+    return "What the columns mean:\n\n" + "\n".join(
+        f"- **{text.markdown(name)}**: {text.markdown(meaning, 2000)}"
+        for name, meaning in columns.legend(report)
+    )
+
+
+def _hit_costs(report: Report) -> Iterator[str]:
+    yield "## What one probe hit costs on this host"
+    if report.run.hit_costs:
+        yield _table(columns.hit_costs(report.run.hit_costs))
+        yield (
+            "Percentages do not travel between hosts: hits per request times this cost is what "
+            "they are made of."
+        )
+    else:
+        yield "Not measured in this run."
+
+
+def _latency(report: Report) -> Iterator[str]:
+    yield "## Latency"
+    for group in report.analysis.groups:
+        table = columns.latency(group, report)
+        if table.rows:
+            yield f"### {text.markdown(sentences.heading(group, report))}"
+            yield text.markdown(sentences.latency_note(group), 2000)
+            yield _table(table)
+    yield sentences.LATENCY_SOURCE
+
+
+def _exceptions(report: Report) -> Iterator[str]:
+    yield f"## Invalid trials ({len(report.invalid)} of {len(report.run.trials)})"
+    yield _table(columns.invalid(report.invalid)) if report.invalid else "None."
+    yield f"## Cells not measured here ({len(report.unavailable)})"
+    yield _table(columns.unavailable(report.unavailable)) if report.unavailable else "None."
+    yield f"## Flags ({len(report.flagged)} of {len(report.run.trials)} trials)"
+    yield _table(columns.flagged(report.flagged)) if report.flagged else "None."
+
+
+def _method(report: Report) -> Iterator[str]:
+    yield "## How it was measured"
+    yield "\n".join(
+        f"- **{label}**: {text.markdown(value, 2000)}" for label, value in sentences.method(report)
+    )
+
+
+def _table(table: columns.Table) -> str:
+    lines = [
+        _row(table.headings),
+        "|" + "|".join("---:" if figure else ":---" for figure in table.figures) + "|",
+        *(_row(row) for row in table.rows),
+    ]
+    return "\n".join(lines)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(cell: str) -> str:
+    """A lone `-` is no list inside a table."""
+    return cell if cell == text.MISSING else text.markdown(cell)

@@ -1,0 +1,204 @@
+"""A report in a terminal: wide tables where they fit, split ones where not, plain without a tty."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uplab import results
+from uplab.analysis import Group
+from uplab.report import bars, columns, sentences, text
+from uplab.report.model import Report, build
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+# Without a terminal there is no width to keep to; this one holds the widest table.
+PLAIN_WIDTH = 120
+_LISTED_FLAGS = 10
+_LONGEST = 4000
+_LABEL_WIDTH = 15
+
+
+def show(run_dir: Path, *, strict: bool = True) -> None:
+    """Print the report of a run directory to stdout, fitted to it.
+
+    Raises what results.load raises.
+    """
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A host's text may hold characters that this terminal's encoding does not have.
+        sys.stdout.reconfigure(errors="replace")
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    report = build(results.load(run_dir, strict=strict))
+    render(report, Console(width=width, highlight=False, markup=False, emoji=False))
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the report to a console."""
+    for renderable in _parts(report, console):
+        console.print(renderable)
+
+
+def _parts(report: Report, console: Console) -> Iterator[RenderableType]:
+    yield _line(sentences.title(report.run), "bold")
+    yield _line(sentences.subtitle(report.run), "dim")
+    for notice in report.notices:
+        yield _line(f"! {notice}", "bold")
+    for group in report.analysis.groups:
+        yield from _answer(group, report, console)
+    for group in report.analysis.groups:
+        yield from _figures(group, report, console)
+    yield from _hit_costs(report)
+    yield from _exceptions(report)
+    yield from _method(report)
+
+
+def _answer(group: Group, report: Report, console: Console) -> Iterator[RenderableType]:
+    yield from _title(f"What tracing costs: {sentences.heading(group, report)}")
+    yield from (_item(answer) for answer in sentences.answers(group, report))
+    yield _item(sentences.noise_floor(group))
+    yield from _chart(group, console)
+
+
+def _figures(group: Group, report: Report, console: Console) -> Iterator[RenderableType]:
+    yield from _title(f"Figures: {sentences.heading(group, report)}")
+    main = columns.main(group)
+    if not main.rows:
+        yield _line("Nothing was measured.")
+        return
+    yield from _fitted(main, console)
+    detail = columns.detail(group)
+    if len(detail.headings) > 1:
+        yield _line("")
+        yield from _fitted(detail, console)
+    yield from (_item(note) for note in sentences.notes(group))
+    latency = columns.latency(group, report)
+    if latency.rows:
+        yield _line("")
+        yield _line(f"Latency. {sentences.latency_note(group)}")
+        yield from _fitted(latency, console)
+
+
+def _chart(group: Group, console: Console) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    unicode = (console.encoding or "").lower().startswith("utf")
+    lines = bars.chart(group, console.width, bars.BLOCKS if unicode else bars.ASCII)
+    if lines:
+        yield _line("")
+        for line in ["throughput lost", *lines]:
+            yield Text(line, no_wrap=True, overflow="crop")
+
+
+def _fitted(table: columns.Table, console: Console) -> Iterator[RenderableType]:
+    """The table, or its columns in as many tables as the width asks for, the first in each."""
+    for number, part in enumerate(_split(table, console.width)):
+        if number:
+            yield _line("")
+        yield _table(table.only(part))
+
+
+def _split(table: columns.Table, width: int) -> list[list[int]]:
+    """Which columns stand together: about as many in each part, so that none is left alone."""
+    columns_left = range(1, len(table.headings))
+    for parts in range(1, len(table.headings)):
+        each = -(-len(columns_left) // parts)
+        split = [
+            [0, *columns_left[first : first + each]] for first in range(0, len(columns_left), each)
+        ]
+        if all(_needed(table, part) <= width for part in split):
+            return split
+    return [[0, index] for index in columns_left]
+
+
+def _needed(table: columns.Table, kept: list[int]) -> int:
+    part = table.only(kept)
+    widest = [
+        max(len(part.headings[index]), *(len(row[index]) for row in part.rows))
+        for index in range(len(kept))
+    ]
+    return sum(widest) + 2 * (len(kept) - 1)
+
+
+def _hit_costs(report: Report) -> Iterator[RenderableType]:
+    yield from _title("What one probe hit costs on this host")
+    if report.run.hit_costs:
+        yield _table(columns.hit_costs(report.run.hit_costs))
+    else:
+        yield _line("Not measured in this run.")
+
+
+def _exceptions(report: Report) -> Iterator[RenderableType]:
+    trials = len(report.run.trials)
+    if report.invalid:
+        yield from _title(f"Invalid trials ({len(report.invalid)} of {trials})")
+        yield _table(columns.invalid(report.invalid))
+    if report.unavailable:
+        yield from _title(f"Cells not measured here ({len(report.unavailable)})")
+        yield _table(columns.unavailable(report.unavailable))
+    if report.flagged:
+        yield from _title(f"Flags ({len(report.flagged)} of {trials} trials)")
+        yield _table(columns.flagged(report.flagged[:_LISTED_FLAGS]))
+        more = len(report.flagged) - _LISTED_FLAGS
+        if more > 0:
+            yield _line(f"and {more} more: see report/report.md in the run directory", "dim")
+
+
+def _method(report: Report) -> Iterator[RenderableType]:
+    yield from _title("How it was measured")
+    yield from (_labelled(label, value) for label, value in sentences.method(report))
+    yield from _title("What the columns mean")
+    yield from (_labelled(name, meaning) for name, meaning in columns.legend(report))
+
+
+def _title(title: str) -> Iterator[RenderableType]:
+    yield _line("")
+    yield _line(title, "bold")
+
+
+def _line(line: str, style: str = "") -> Text:
+    """A line of text, harmless whatever the run says: no escape sequence, no rich markup."""
+    from rich.text import Text
+
+    return Text(text.plain(line, _LONGEST), style=style)
+
+
+def _item(line: str) -> RenderableType:
+    return _labelled("-", line)
+
+
+def _labelled(label: str, value: str) -> RenderableType:
+    """`label: value`, or `- value`; what takes several lines is indented."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    name = text.plain(label)
+    shown = name if name == "-" else f"{name:{_LABEL_WIDTH}}"
+    grid.add_row(Text(shown, style="bold"), Text(text.plain(value, _LONGEST)))
+    return grid
+
+
+def _table(table: columns.Table) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading, figure in zip(table.headings, table.figures, strict=True):
+        shown.add_column(
+            Text(heading),
+            justify="right" if figure else "left",
+            overflow="fold",
+        )
+    for row in table.rows:
+        shown.add_row(*(Text(text.plain(cell)) for cell in row))
+    return shown

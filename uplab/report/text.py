@@ -1,0 +1,126 @@
+"""Figures and foreign text as a reader gets them. A missing figure is `-`, never 0."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from uplab.analysis import Estimate, Interval, Spread
+from uplab.results import Cell
+
+MISSING = "-"
+MAX_TEXT = 400
+
+# Escape sequences as a terminal reads them: CSI, OSC and friends up to their end, then any other.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+# Control characters, and those that change the direction or the width of what follows.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]+"
+)
+# What GitHub's Markdown could read as markup, HTML, a link, a mention, mathematics or an emoji. An
+# underscore inside a word is none of that, so names stay readable in the source too.
+_MARKDOWN = re.compile(
+    r"[\\`*\[\]<|~$]|(?<!\w)_|_(?!\w)|&(?=[#\w])|@(?=\w)|:(?=//)|(?<=www)\.|:(?=[a-z][+\w-]*:)"
+)
+# At the start of a line: a heading, a quotation, a list, or a line under a heading.
+_MARKDOWN_START = re.compile(r"^(?=[#>]|[+-](?:\s|$)|=+$|-{2,})|(?<=^\d)(?=[.)]\s)")
+
+
+def plain(text: str, max_length: int = MAX_TEXT) -> str:
+    """Text from a host as one harmless line: no escape sequence, control or bidi character."""
+    line = " ".join(_UNSEEN.sub(" ", _ESCAPES.sub("", text)).split())
+    return line if len(line) <= max_length else f"{line[: max_length - 3]}..."
+
+
+def markdown(text: str, max_length: int = MAX_TEXT) -> str:
+    """plain() for Markdown: every character that could become markup, HTML or a link is escaped."""
+    escaped = _MARKDOWN.sub(r"\\\g<0>", plain(text, max_length))
+    return _MARKDOWN_START.sub(r"\\", escaped)
+
+
+def whole(value: float | None) -> str:
+    """A rate or a count: `43,105`, and below 100 with one decimal."""
+    if value is None:
+        return MISSING
+    return f"{value:,.1f}" if abs(value) < 100 and value != int(value) else f"{value:,.0f}"
+
+
+def decimal(value: float | None, digits: int = 1) -> str:
+    """A figure with so many decimals; a rounded `-0.0` loses its sign."""
+    if value is None:
+        return MISSING
+    shown = f"{value:,.{digits}f}"
+    return shown[1:] if shown.startswith("-") and not shown.strip("-0.,") else shown
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """`83.4 %`."""
+    return MISSING if value is None else f"{decimal(value, digits)} %"
+
+
+def bounds(interval: Interval | None, digits: int = 1) -> str:
+    """`82.1 to 84.6`."""
+    if interval is None:
+        return MISSING
+    return f"{decimal(interval.low, digits)} to {decimal(interval.high, digits)}"
+
+
+def estimate(value: Estimate | None, unit: str = " %", digits: int = 1) -> str:
+    """`83.4 % (82.1 to 84.6)`; without an interval the figure alone."""
+    if value is None:
+        return MISSING
+    figure = f"{decimal(value.value, digits)}{unit}"
+    return figure if value.interval is None else f"{figure} ({bounds(value.interval, digits)})"
+
+
+def spread(value: Spread | None) -> str:
+    """`CV 3.1 %, 40,112 to 44,870`."""
+    if value is None:
+        return MISSING
+    ends = f"{whole(value.least)} to {whole(value.most)}"
+    return ends if value.cv_pct is None else f"CV {percent(value.cv_pct)}, {ends}"
+
+
+def duration_us(value_us: float | None) -> str:
+    """A time with the unit that fits: `850 us`, `2.13 ms`, `1.04 s`."""
+    if value_us is None:
+        return MISSING
+    if value_us < 1000:
+        return f"{value_us:.0f} us"
+    return f"{value_us / 1000:.2f} ms" if value_us < 1_000_000 else f"{value_us / 1e6:.2f} s"
+
+
+def body(body_bytes: int) -> str:
+    """`12 B`, `4 KiB`."""
+    if body_bytes >= 1024 and body_bytes % 1024 == 0:
+        return f"{body_bytes // 1024:,} KiB"
+    return f"{body_bytes:,} B"
+
+
+def utc(stamp: str | None) -> str:
+    """`2026-11-22 13:17:51 UTC` from what the host wrote; anything else as it stands."""
+    if stamp is None:
+        return MISSING
+    match = re.fullmatch(r"(\d{4}-\d{2}-\d{2})T(\d{2}:\d{2}:\d{2})(?:\.\d+)?(?:Z|\+00:00)", stamp)
+    return f"{match[1]} {match[2]} UTC" if match else plain(stamp, 40)
+
+
+def mode(cell: Cell) -> str:
+    """`kernel-uprobe (NAME)`: the mode and whatever else tells the cell from its neighbours."""
+    parts = [cell.tracer, cell.loader, placement(cell.placement)]
+    detail = ", ".join(part for part in parts if part)
+    return f"{cell.mode} ({detail})" if detail else cell.mode
+
+
+def placement(value: Any) -> str:
+    """A placement in words: its name, or `site=place` for each site."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return " ".join(f"{site}={place}" for site, place in sorted(value.items()))
+    return str(value)

@@ -1,0 +1,74 @@
+"""Every trial as one line of CSV, for a spreadsheet or a script of one's own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+from uplab.analysis import Analysis, hits_per_request
+from uplab.report import columns, text
+from uplab.results import Run, Trial
+
+_FIELDS: dict[str, Callable[[Trial], Any]] = {
+    "trial": lambda t: t.name,
+    "number": lambda t: t.number,
+    "block": lambda t: t.block,
+    "attempt": lambda t: t.attempt,
+    "position": lambda t: t.position,
+    "valid": lambda t: _yes(t.valid),
+    "cell": lambda t: t.cell.cell_id,
+    "server": lambda t: t.cell.server,
+    "mode": lambda t: t.cell.mode,
+    "tracer": lambda t: t.cell.tracer,
+    "body_bytes": lambda t: t.cell.body_bytes,
+    "load": lambda t: t.cell.load,
+    "loader": lambda t: t.cell.loader,
+    "placement": lambda t: text.placement(t.cell.placement) or None,
+    "started_utc": lambda t: t.started_utc,
+    "wall_s": lambda t: t.wall_s,
+    "requests": lambda t: t.load and t.load.requests,
+    "elapsed_s": lambda t: t.load and t.load.elapsed_s,
+    "requests_per_s": lambda t: t.load and t.load.requests_per_s,
+    "transfer_bytes_per_s": lambda t: t.load and t.load.transfer_bytes_per_s,
+    "latency_p50_us": lambda t: t.load and t.load.latency_us.get("p50"),
+    "latency_p90_us": lambda t: t.load and t.load.latency_us.get("p90"),
+    "latency_p99_us": lambda t: t.load and t.load.latency_us.get("p99"),
+    "server_cpu_us_per_request": lambda t: t.cpu and t.cpu.server_us_per_request,
+    "server_cpu_s": lambda t: t.cpu and t.cpu.server_s,
+    "tracer_cpu_s": lambda t: t.cpu and t.cpu.tracer_s,
+    "steal_pct": lambda t: t.cpu and t.cpu.steal_pct,
+    "foreign_pct": lambda t: t.cpu and t.cpu.foreign_pct,
+    "hits_per_request": hits_per_request,
+    "events_lost": lambda t: t.hits and t.hits.events_lost,
+    "reasons": lambda t: columns.reasons(t) if t.reasons else None,
+    "flags": lambda t: "; ".join(t.flags) or None,
+}
+
+
+def render(run: Run, analysis: Analysis) -> str:
+    """The CSV (RFC 4180 but with plain newlines), `counted` saying which trials count.
+
+    A figure that is missing is an empty field.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*_FIELDS, "counted"])
+    for trial in run.trials:
+        shown = [_field(read(trial)) for read in _FIELDS.values()]
+        writer.writerow([*shown, _yes(trial.name in analysis.counted)])
+    return out.getvalue()
+
+
+def _field(value: Any) -> Any:
+    return _inert(text.plain(value, 2000)) if isinstance(value, str) else value
+
+
+def _inert(value: str) -> str:
+    """Text that a spreadsheet would run as a formula is kept from it by a leading quote."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
