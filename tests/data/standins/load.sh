@@ -1,0 +1,3 @@
+#!/bin/sh
+# A stand-in for a load generator that never ends.
+exec sleep 600

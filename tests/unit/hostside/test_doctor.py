@@ -1,0 +1,162 @@
+"""uplab/hostside/doctor.py: can a cell run here, by the host's own answers."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from uplab.hostside import doctor
+from uplab.hostside.doctor import AVAILABLE, NOT_APPLICABLE, NOT_AVAILABLE, judge, unmet
+from uplab.hostside.spec import (
+    Adapters,
+    Cell,
+    FileRef,
+    LoadAdapter,
+    ModeSpec,
+    ServerAdapter,
+    TracerAdapter,
+)
+from uplab.hostside.store import Store
+
+ROOT = Path(__file__).parents[3]
+SERVER = ServerAdapter(
+    1, "server", "s", "", ("{p}",), "http://127.0.0.1:{port}/", "ready", traits=("go",)
+)
+TRACER = TracerAdapter(
+    1,
+    "tracer",
+    "t",
+    "",
+    ("{p}",),
+    modes={"tracer-only": ModeSpec(), "userspace-uprobe": ModeSpec(needs=("component:agent",))},
+    needs_traits=("go",),
+    programs={"p": FileRef(component="tracer", file="bin/t")},
+)
+LOAD = LoadAdapter(1, "load", "l", "", "closed", ("{p}",), "adapter.py")
+CELL = Cell("s-tracer-only-t-12B", "s", "tracer-only", "t", 12, "l", {"duration_s": 1})
+UNTRACED = replace(CELL, id="s-none-12B", mode="none", tracer=None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The tracer is installed, the agent is not."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "t").write_text("")
+    return Store(tmp_path, {"components": {"tracer": {"prefix": str(tmp_path)}}})
+
+
+def adapters(
+    server: ServerAdapter = SERVER, tracer: TracerAdapter = TRACER, load: LoadAdapter = LOAD
+) -> Adapters:
+    return Adapters({"s": server}, {"t": tracer}, {"l": load})
+
+
+def test_a_cell_with_all_its_parts_is_available(store: Store) -> None:
+    assert judge(CELL, adapters(), store) == (AVAILABLE, None)
+    assert judge(UNTRACED, adapters(), store) == (AVAILABLE, None)
+
+
+def test_a_server_without_the_tracer_s_traits_is_not_applicable(store: Store) -> None:
+    plain = replace(SERVER, traits=("c",))
+    assert judge(CELL, adapters(plain), store) == (
+        NOT_APPLICABLE,
+        "t needs a server that is go",
+    )
+    assert judge(UNTRACED, adapters(plain), store) == (AVAILABLE, None)
+
+
+def test_a_mode_that_the_tracer_does_not_offer_is_not_applicable(store: Store) -> None:
+    cell = replace(CELL, mode="kernel-uprobe")
+    assert judge(cell, adapters(), store) == (NOT_APPLICABLE, "t does not offer kernel-uprobe")
+
+
+def test_a_component_that_is_not_there_is_named(store: Store) -> None:
+    cell = replace(CELL, mode="userspace-uprobe")
+    assert judge(cell, adapters(), store) == (
+        NOT_AVAILABLE,
+        f"no agent on this host (no such component in {store.root})",
+    )
+
+
+def test_every_missing_program_is_named_once(store: Store) -> None:
+    (store.root / "bin" / "t").unlink()
+    load = replace(LOAD, programs={"p": FileRef(component="l", file="x")})
+    server = replace(SERVER, programs={"p": FileRef(path="/nothing"), "q": FileRef(path="/nothing")})
+    status, reason = judge(CELL, adapters(server, load=load), store)
+    assert status == NOT_AVAILABLE
+    assert reason == (
+        f"/nothing is missing; l is not installed (no such component in {store.root}); "
+        f"{store.root}/bin/t is missing"
+    )
+
+
+def test_the_tracer_s_parts_do_not_matter_without_tracing(store: Store) -> None:
+    (store.root / "bin" / "t").unlink()
+    assert judge(UNTRACED, adapters(), store) == (AVAILABLE, None)
+
+
+def test_a_port_in_use_is_told_with_its_owner(store: Store) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        cell = replace(UNTRACED, server_parameters={"port": port})
+        status, reason = judge(cell, adapters(), store)
+    assert status == NOT_AVAILABLE
+    assert reason is not None
+    assert reason.startswith(f"port {port} is in use by ")
+    assert f"(pid {os.getpid()})" in reason
+    assert judge(cell, adapters(), store) == (AVAILABLE, None)
+
+
+def test_an_unknown_need_is_told_with_the_known_ones(store: Store) -> None:
+    assert unmet("magic", store) == (
+        "the adapter needs 'magic', which is none of bpf, btf, root, tracefs, uprobes"
+    )
+
+
+@pytest.mark.parametrize("need", ["root", "bpf", "btf", "uprobes", "tracefs"])
+def test_what_this_machine_has_is_met(need: str, store: Store) -> None:
+    """BPF and uprobes work where these tests run; `root` is why they can look."""
+    evidence = {
+        "root": os.geteuid() == 0,
+        "bpf": os.geteuid() == 0,
+        "btf": Path("/sys/kernel/btf/vmlinux").exists(),
+        "uprobes": Path("/sys/bus/event_source/devices/uprobe").exists(),
+        "tracefs": "\ttracefs\n" in Path("/proc/filesystems").read_text(),
+    }
+    assert (unmet(need, store) is None) == evidence[need]
+
+
+def test_without_root_it_says_so_and_the_kernel_refuses_bpf(store: Store) -> None:
+    program = (
+        "import json, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from uplab.hostside import doctor\n"
+        "from uplab.hostside.spec import *\n"
+        "from uplab.hostside.store import Store\n"
+        "store = Store(Path('/nowhere'))\n"
+        "server = ServerAdapter(1, 'server', 's', '', (), '', '')\n"
+        "load = LoadAdapter(1, 'load', 'l', '', 'closed', (), '')\n"
+        "cell = Cell('c', 's', 'none', None, 12, 'l', {}, {'port': 1023})\n"
+        "judged = doctor.judge(cell, Adapters({'s': server}, {}, {'l': load}), store)\n"
+        "print(json.dumps([doctor.unmet('root', store), doctor.unmet('bpf', store), judged]))\n"
+    )
+    argv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+    argv += ["/usr/bin/python3", "-I", "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
+    root, bpf, judged = json.loads(done.stdout)
+    assert root == "not root on this host"
+    restricted = Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() != "0"
+    assert bpf == ("the kernel refuses BPF programs (EPERM)" if restricted else None)
+    assert judged == [NOT_AVAILABLE, "port 1023: not root on this host"]
+
+
+def test_a_bpf_program_that_was_tried_is_not_left_loaded(store: Store) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    assert doctor.need_bpf(store) is None or sys.platform != "linux"
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,149 @@
+"""The adapters: folders that teach uplab a server, a tracer or a load. No name of one is here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from uplab import yamlfile
+from uplab.errors import UsageError
+from uplab.hostside.spec import (
+    SCHEMA,
+    Adapters,
+    LoadAdapter,
+    ServerAdapter,
+    TracerAdapter,
+    placeholders,
+)
+
+AdapterT = TypeVar("AdapterT", ServerAdapter, TracerAdapter, LoadAdapter)
+
+#: The kinds, with the folder that holds them and the model that their adapter.yml must fit.
+KINDS: dict[str, tuple[str, type[Any]]] = {
+    "server": ("servers", ServerAdapter),
+    "tracer": ("tracers", TracerAdapter),
+    "load": ("loads", LoadAdapter),
+}
+_FILE = "adapter.yml"
+_COMMON = {"root", "body_bytes"}
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All adapters that a matrix may name, and the folder that each came from."""
+
+    servers: dict[str, ServerAdapter] = field(default_factory=dict)
+    tracers: dict[str, TracerAdapter] = field(default_factory=dict)
+    loads: dict[str, LoadAdapter] = field(default_factory=dict)
+    folders: dict[tuple[str, str], Path] = field(default_factory=dict)
+
+    def subset(
+        self, servers: Iterable[str], tracers: Iterable[str], loads: Iterable[str]
+    ) -> Adapters:
+        """The adapters of a plan."""
+        return Adapters(
+            servers={name: self.servers[name] for name in sorted(set(servers))},
+            tracers={name: self.tracers[name] for name in sorted(set(tracers))},
+            loads={name: self.loads[name] for name in sorted(set(loads))},
+        )
+
+
+def load(roots: Iterable[Path]) -> Registry:
+    """Read every adapter below folders that hold ``servers/``, ``tracers/``, ``loads/``.
+
+    Args:
+        roots: the project first, then a matrix's own folders.
+
+    Raises:
+        UsageError: an adapter.yml that does not fit, two adapters of one kind and name.
+    """
+    registry = Registry()
+    tables: dict[str, dict[str, Any]] = {
+        "server": registry.servers,
+        "tracer": registry.tracers,
+        "load": registry.loads,
+    }
+    for root in roots:
+        if not root.is_dir():
+            raise UsageError(f"{root}: no such folder of adapters")
+        for kind, (folder, model) in KINDS.items():
+            for path in sorted((root / folder).glob(f"*/{_FILE}")):
+                adapter = read(path, kind, model)
+                if adapter.name in tables[kind]:
+                    first = registry.folders[folder, adapter.name]
+                    raise UsageError(f"{path}: {kind} {adapter.name} is already in {first}")
+                tables[kind][adapter.name] = adapter
+                registry.folders[folder, adapter.name] = path.parent
+    return registry
+
+
+def read(path: Path, kind: str, model: type[AdapterT]) -> AdapterT:
+    """Read and check one adapter.yml.
+
+    Raises:
+        UsageError: with file, line, field and what is allowed.
+    """
+    document = yamlfile.read(path)
+    adapter: AdapterT = yamlfile.validate(document, model)
+    problems = []
+    if adapter.schema != SCHEMA:
+        problems.append(f"{document.where(('schema',))}: schema: allowed is {SCHEMA}")
+    if adapter.kind != kind or adapter.name != path.parent.name:
+        problems.append(
+            f"{document.where(('name',))}: name: this folder must hold {kind} {path.parent.name}"
+        )
+    problems.extend(
+        f"{document.where(place)}: {yamlfile.dotted(place)}: {{{name}}} has no value here; "
+        f"there are {', '.join(sorted(known))}"
+        for place, template, known in _templates(adapter)
+        for name in sorted(placeholders(template) - known)
+    )
+    if isinstance(adapter, LoadAdapter):
+        problems.extend(
+            f"{document.where(('files',))}: files: {name} is not in {path.parent}"
+            for name in (*adapter.files, adapter.python)
+            if not (path.parent / name).is_file()
+        )
+    if problems:
+        raise UsageError("\n".join(problems))
+    return adapter
+
+
+def _templates(
+    adapter: ServerAdapter | TracerAdapter | LoadAdapter,
+) -> list[tuple[yamlfile.Place, str, set[str]]]:
+    """Each template of an adapter with its place and the names that it may use."""
+    known = _COMMON | set(adapter.programs)
+    extra: list[tuple[yamlfile.Place, str]] = []
+    if isinstance(adapter, ServerAdapter):
+        known = known | set(adapter.parameters)
+        extra = [(("url",), adapter.url)]
+    elif isinstance(adapter, TracerAdapter):
+        extra = [(("hit_cost", i), text) for i, text in enumerate(adapter.hit_cost)]
+        known = known | {"pid", "mode_args"}
+    else:
+        known = known | set(adapter.parameters) | {"url", "scratch", "adapter", "duration_s"}
+    argv: list[tuple[yamlfile.Place, str]] = [
+        (("argv", index), text) for index, text in enumerate(adapter.argv)
+    ]
+    env: list[tuple[yamlfile.Place, str]] = [
+        (("env", name), text) for name, text in adapter.env.items()
+    ]
+    return [(place, text, known) for place, text in (*argv, *env, *extra)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` or nothing: the end of an error about an unknown name."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a kind's adapter.yml (published in ``docs/reference``)."""
+    from pydantic import TypeAdapter
+
+    schema: dict[str, Any] = TypeAdapter(KINDS[kind][1]).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

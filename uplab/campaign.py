@@ -1,0 +1,171 @@
+"""A benchmark from the command to the report: provision, plan, run, collect."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from uplab import collect, matrix, plan, provision
+from uplab.errors import HostError, InvalidError, UplabError
+from uplab.hostside.doctor import AVAILABLE
+from uplab.hostside.order import block_order
+from uplab.hostside.spec import Plan
+from uplab.matrix import Experiment
+from uplab.plan import JudgedCell
+from uplab.progress import Progress
+from uplab.remote import Host, exit_code
+
+_SHOWN_BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for on the command line."""
+
+    project: Path
+    host: str = "local"
+    matrix: str = "seed"
+    settings: tuple[str, ...] = ()
+    only: str | None = None
+    strict: bool = False
+    setup: bool = True
+    results: Path = Path("results")
+
+
+def experiment(request: Request) -> Experiment:
+    """The matrix of a request, checked and expanded; UsageError names what is wrong in it."""
+    return matrix.load(request.matrix, request.project, request.settings, request.only)
+
+
+def make_plan(
+    request: Request, experiment: Experiment, host: Host
+) -> tuple[Plan, list[JudgedCell]]:
+    """Ask the host what can run there and plan it."""
+    answer = host.inspect(plan.inspect_request(experiment))
+    return plan.make(experiment, request.host, answer, datetime.now(UTC))
+
+
+def run(request: Request) -> Path:
+    """Do everything; out: the run directory, reports included.
+
+    Raises:
+        UsageError, HostError, GateError: nothing was measured.
+        InvalidError: measured, but an available cell (``strict``: any cell) has no valid trial.
+        KeyboardInterrupt: interrupted; the finished trials are in the run directory.
+    """
+    parsed = experiment(request)
+    host = provision.connect(request.project, request.host, parsed.registry)
+    if request.setup and not provision.is_current(request.project, request.host):
+        print(f"Setting up host {request.host} (its parts are new or have changed)")
+        provision.converge(request.project, request.host)
+    made, judged = make_plan(request, parsed, host)
+    print(describe(made, judged))
+    if not made.cells:
+        raise InvalidError(f"no cell of matrix {parsed.matrix.name} can run on {request.host}")
+    run_dir = _measure(request, host, made)
+    _conclude(run_dir, judged, request.strict)
+    return run_dir
+
+
+def preview(request: Request) -> str:
+    """What a run would do: its cells, their order block by block, its duration."""
+    parsed = experiment(request)
+    host = provision.connect(request.project, request.host, parsed.registry)
+    made, judged = make_plan(request, parsed, host)
+    ids = [cell.id for cell in made.cells]
+    lines = [describe(made, judged), "order:"]
+    for block in range(1, min(made.blocks, _SHOWN_BLOCKS) + 1):
+        lines.append(f"  block {block}: {', '.join(block_order(made.seed, block, ids))}")
+    if made.blocks > _SHOWN_BLOCKS:
+        lines.append(f"  ... and {made.blocks - _SHOWN_BLOCKS} more blocks")
+    if parsed.matrix.seed is None:
+        lines.append("  (the seed is drawn for each run; --set seed=N fixes it and the order)")
+    return "\n".join(lines)
+
+
+def describe(made: Plan, judged: list[JudgedCell]) -> str:
+    """The cells, what cannot run and why, and the expected duration: what bench.plan prints."""
+    available = [entry for entry in judged if entry.status == AVAILABLE]
+    trials = len(available) * made.blocks
+    headline = (
+        f"matrix {made.header['matrix']['name']} on {made.header['host']}: "
+        f"{len(available)} of {len(judged)} cells x {made.blocks} blocks = {trials} trials, "
+        f"about {_duration(plan.duration_s(made))}, seed {made.seed}"
+    )
+    lines = [headline]
+    width = max(len(entry.cell.id) for entry in judged)
+    for entry in judged:
+        status = entry.status if entry.reason is None else f"{entry.status}: {entry.reason}"
+        lines.append(f"  {entry.cell.id:<{width}}  {status}")
+    baselines = {(c.server, c.body_bytes) for c in made.cells if c.mode == "none"}
+    lacking = sorted({c.server for c in made.cells if (c.server, c.body_bytes) not in baselines})
+    if lacking:
+        lines.append(f"  no cell `none` for {', '.join(lacking)}: overheads cannot be paired")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _measure(request: Request, host: Host, made: Plan) -> Path:
+    """Run the plan, follow it, bring the run here and write its reports."""
+    from uplab.report.write import write_reports
+
+    running = host.start(asdict(made))
+    interrupted = False
+    with Progress(made) as progress:
+        events = running.events()
+        while True:
+            try:
+                for event in events:
+                    progress.show(event)
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+                running.interrupt()
+    code, said = running.finish()
+    reason = said.splitlines()[-1] if said else f"hostside ended with {code}"
+    try:
+        data = host.export(made.run_id)
+    except UplabError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise UplabError(f"host {host.name}: {reason}", exit_code=exit_code(code)) from None
+    results = (
+        request.results if request.results.is_absolute() else request.project / request.results
+    )
+    run_dir = collect.receive(data, results, made.run_id)
+    host.forget(made.run_id)
+    write_reports(run_dir)
+    if interrupted or code == 130:
+        print(f"interrupted; the finished trials are in {run_dir}")
+        raise KeyboardInterrupt
+    if code != 0:
+        raise HostError(f"host {host.name}: {reason}; the finished trials are in {run_dir}")
+    return run_dir
+
+
+def _conclude(run_dir: Path, judged: list[JudgedCell], strict: bool) -> None:
+    """Show the report's table and raise InvalidError where a cell has no valid trial."""
+    from uplab.report.terminal import show
+
+    show(run_dir)
+    print(f"\nreport: {run_dir / 'report' / 'report.md'}")
+    measured = set()
+    for path in (run_dir / "trials").glob("*/trial.json"):
+        trial = json.loads(path.read_text())
+        if trial["verdict"]["valid"]:
+            measured.add(trial["cell"]["id"])
+    wanted = [e.cell.id for e in judged if strict or e.status == AVAILABLE]
+    lacking = [cell_id for cell_id in wanted if cell_id not in measured]
+    if lacking:
+        raise InvalidError(
+            f"no valid trial of {', '.join(lacking)}. Run: invoke report.show {run_dir}"
+        )

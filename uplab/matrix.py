@@ -1,0 +1,250 @@
+"""A matrix: the factors of an experiment, as a validated model, and its cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from uplab import adapters, yamlfile
+from uplab.adapters import Registry
+from uplab.errors import UsageError
+from uplab.hostside.spec import UNTRACED_MODES, Cell, Limits, Mode, Parameter, Repeat
+
+#: What ``--only`` can choose by: a name for the user, and the cell's field.
+ONLY_FACTORS = ("server", "mode", "tracer", "body_bytes", "load")
+
+Positive = Annotated[int, Field(ge=1, le=1 << 30)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Factors(_Model):
+    """What is varied; each combination that makes sense is a cell."""
+
+    server: Annotated[tuple[str, ...], Field(min_length=1)]
+    mode: Annotated[tuple[Mode, ...], Field(min_length=1)]
+    tracer: tuple[str, ...] = ()
+    body_bytes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (12,)
+
+
+class LoadSettings(BaseModel):
+    """Which load, and its parameters (which ones there are is for its adapter to say)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All fields but the name."""
+        return dict(self.model_extra or {})
+
+
+class Matrix(_Model):
+    """A matrix file. ``warm_up_s`` is load that is not counted before each measurement."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    factors: Factors
+    load: LoadSettings
+    summary: str = ""
+    servers: dict[str, dict[str, int]] = {}
+    adapters: tuple[str, ...] = ()
+    warm_up_s: Annotated[int, Field(ge=0, le=3600)] = 2
+    blocks: Annotated[int, Field(ge=1, le=100_000)] = 6
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    limits: Limits = Limits()
+    repeat: Repeat = Repeat()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A matrix with what it takes to plan it: its adapters, its cells, where it came from."""
+
+    matrix: Matrix
+    registry: Registry
+    cells: tuple[Cell, ...]
+    source: str
+    sha256: str
+    content: dict[str, Any]
+
+
+def find(name_or_path: str, project: Path) -> Path:
+    """The file of a matrix: a name in ``matrices/``, or a path.
+
+    Raises:
+        UsageError: there is none; with the names that there are.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yml", ".yaml")):
+        return Path(name_or_path)
+    known = sorted(path.stem for path in (project / "matrices").glob("*.yml"))
+    if name_or_path not in known:
+        raise UsageError(
+            f"no matrix {name_or_path!r}{adapters.nearest(name_or_path, known)} "
+            f"There are {', '.join(known)}; or give the path of a file"
+        )
+    return project / "matrices" / f"{name_or_path}.yml"
+
+
+def load(
+    name_or_path: str, project: Path, settings: Iterable[str] = (), only: str | None = None
+) -> Experiment:
+    """Read a matrix, apply ``--set`` and ``--only``, and expand it.
+
+    Args:
+        name_or_path: ``seed`` or ``path/to/own.yml``.
+        project: the checkout, for ``matrices/`` and the adapters.
+        settings: of ``--set``, each ``FIELD=VALUE``.
+        only: of ``--only``: ``server=https,mode=none,mode=kernel-uprobe``.
+
+    Raises:
+        UsageError: each wrong field with file, line and what is allowed.
+    """
+    path = find(name_or_path, project)
+    document = yamlfile.read(path)
+    yamlfile.override(document, settings)
+    matrix = yamlfile.validate(document, Matrix)
+    own = [(path.parent / folder).resolve() for folder in matrix.adapters]
+    registry = adapters.load([project, *own])
+    _check_names(document, matrix, registry)
+    cells = _only(expand(matrix, registry), only)
+    content = matrix.model_dump(mode="json", by_alias=True)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    source = path.relative_to(project) if path.is_relative_to(project) else path
+    return Experiment(
+        matrix=matrix,
+        registry=registry,
+        cells=tuple(cells),
+        source=str(source),
+        sha256=hashlib.sha256(canonical.encode()).hexdigest(),
+        content=content,
+    )
+
+
+def _check_names(document: yamlfile.Document, matrix: Matrix, registry: Registry) -> None:
+    """Names of adapters and their parameters."""
+    problems: list[str] = []
+
+    def check(place: yamlfile.Place, name: str, known: Iterable[str]) -> bool:
+        names = sorted(known)
+        if name in names:
+            return True
+        where = f"{document.where(place)}: {yamlfile.dotted(place)}"
+        problems.append(f"{where}: no {name!r}; allowed are {', '.join(names)}")
+        return False
+
+    for index, name in enumerate(matrix.factors.server):
+        check(("factors", "server", index), name, registry.servers)
+    for index, name in enumerate(matrix.factors.tracer):
+        check(("factors", "tracer", index), name, registry.tracers)
+    for name, values in matrix.servers.items():
+        if check(("servers", name), name, registry.servers):
+            known = registry.servers[name].parameters
+            problems += _parameter_problems(document, ("servers", name), values, known)
+    if check(("load", "name"), matrix.load.name, registry.loads):
+        known = registry.loads[matrix.load.name].parameters
+        problems += _parameter_problems(document, ("load",), matrix.load.parameters, known)
+    if not matrix.factors.tracer and set(matrix.factors.mode) - set(UNTRACED_MODES):
+        problems.append(f"{document.where(('factors',))}: factors: traced modes need a tracer")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _parameter_problems(
+    document: yamlfile.Document,
+    place: yamlfile.Place,
+    values: dict[str, Any],
+    known: dict[str, Parameter],
+) -> list[str]:
+    problems = []
+    for name, value in values.items():
+        where = f"{document.where((*place, name))}: {yamlfile.dotted((*place, name))}"
+        parameter = known.get(name)
+        if parameter is None:
+            problems.append(f"{where}: no such field; allowed are {', '.join(sorted(known))}")
+        elif isinstance(value, bool) or not isinstance(value, int):
+            problems.append(f"{where}: expected a whole number ({parameter.unit}), found {value!r}")
+        elif not parameter.minimum <= value <= parameter.maximum:
+            problems.append(
+                f"{where}: allowed are {parameter.minimum} to {parameter.maximum} "
+                f"({parameter.unit}), found {value}"
+            )
+    return problems
+
+
+def expand(matrix: Matrix, registry: Registry) -> list[Cell]:
+    """Factors to cells; a factor that does not apply is dropped and equal cells are merged.
+
+    Returns:
+        the cells in the order of the file.
+    """
+    load_adapter = registry.loads[matrix.load.name]
+    defaults = {name: parameter.default for name, parameter in load_adapter.parameters.items()}
+    load_parameters = {**defaults, **matrix.load.parameters}
+    factors = matrix.factors
+    cells: dict[str, Cell] = {}
+    for server, body_bytes, mode, tracer in product(
+        factors.server, factors.body_bytes, factors.mode, factors.tracer or (None,)
+    ):
+        used = None if mode in UNTRACED_MODES else tracer
+        known = registry.servers[server].parameters
+        parameters = {name: parameter.default for name, parameter in known.items()}
+        parts = [server, mode, *([used] if used else []), size_name(body_bytes)]
+        cell = Cell(
+            id="-".join(parts),
+            server=server,
+            mode=mode,
+            tracer=used,
+            body_bytes=body_bytes,
+            load=matrix.load.name,
+            load_parameters=load_parameters,
+            server_parameters={**parameters, **matrix.servers.get(server, {})},
+        )
+        cells.setdefault(cell.id, cell)
+    return list(cells.values())
+
+
+def size_name(size_bytes: int) -> str:
+    """``12B``, ``4KiB``, ``2MiB``: exact, and short enough for the name of a cell."""
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes % factor == 0 and size_bytes >= factor:
+            return f"{size_bytes // factor}{unit}"
+    return f"{size_bytes}B"
+
+
+def _only(cells: list[Cell], only: str | None) -> list[Cell]:
+    """Keep the cells that ``--only`` names; values of one factor are alternatives."""
+    if not only:
+        return cells
+    wanted: dict[str, set[str]] = {}
+    for part in only.split(","):
+        factor, equals, value = part.strip().partition("=")
+        if not equals or factor not in ONLY_FACTORS:
+            raise UsageError(
+                f"--only {part.strip()}: expected FACTOR=VALUE with one of "
+                f"{', '.join(ONLY_FACTORS)}, such as server=https,mode=none,mode=kernel-uprobe"
+            )
+        wanted.setdefault(factor, set()).add(value)
+    for factor, values in wanted.items():
+        known = sorted({str(getattr(cell, factor)) for cell in cells if getattr(cell, factor)})
+        unknown = sorted(values - set(known))
+        if unknown:
+            raise UsageError(
+                f"--only {factor}={unknown[0]}: not in this matrix; there are {', '.join(known)}"
+            )
+    kept = [
+        cell
+        for cell in cells
+        if all(str(getattr(cell, factor)) in values for factor, values in wanted.items())
+    ]
+    if not kept:
+        raise UsageError(f"--only {only}: no cell of the matrix fits all of it")
+    return kept

@@ -1,0 +1,175 @@
+"""A host as the controller sees it: it runs hostside, gives runs back, and knows no measuring."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from uplab.errors import HostError, UplabError
+
+_INSPECT_TIMEOUT_S = 60.0
+
+
+class Running(Protocol):
+    """A run that goes on while its events are read."""
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The run's events as they come; ends with the run."""
+
+    def interrupt(self) -> None:
+        """Ask the run to stop; it cleans up and its events end."""
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for the end; out: the exit code and what hostside said on stderr."""
+
+
+class Host(Protocol):
+    """What a campaign needs of a host."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the inventory."""
+
+    def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask hostside what is installed and what can run."""
+
+    def start(self, plan: dict[str, Any]) -> Running:
+        """Start a run."""
+
+    def export(self, run_id: str) -> bytes:
+        """The run as tar."""
+
+    def forget(self, run_id: str) -> None:
+        """Remove the run from the host."""
+
+
+@dataclass
+class LocalRun:
+    """hostside as a child of the controller."""
+
+    process: subprocess.Popen[bytes]
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events that hostside prints."""
+        if self.process.stdout is None:
+            raise AssertionError("stdout is a pipe")
+        for line in self.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+    def interrupt(self) -> None:
+        """SIGINT; hostside ends everything within seconds and keeps the finished trials."""
+        self.process.send_signal(signal.SIGINT)
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for hostside, whose events have all been read."""
+        with self.process:
+            # Its few lines fit into the pipe, so it never waits for us to read them.
+            said = self.process.stderr.read() if self.process.stderr else b""
+            code = self.process.wait()
+        return code, said.decode(errors="replace").strip()
+
+
+@dataclass(frozen=True)
+class LocalHost:
+    """The machine that uplab runs on, as root or through sudo.
+
+    Args:
+        name: in the inventory.
+        zipapp: hostside.
+        options: of hostside, before its command (``--root`` and the like).
+        python: of the host.
+    """
+
+    name: str
+    zipapp: Path
+    options: tuple[str, ...] = ()
+    python: str = "/usr/bin/python3"
+
+    def _argv(self, *command: str) -> list[str]:
+        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        return [*sudo, self.python, str(self.zipapp), *self.options, *command]
+
+    def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run ``hostside inspect``.
+
+        Raises:
+            HostError: it failed, or did not answer.
+        """
+        argv = self._argv("inspect")
+        done = _call(self.name, argv, json.dumps(request).encode())
+        answer: dict[str, Any] = json.loads(done)
+        return answer
+
+    def start(self, plan: dict[str, Any]) -> LocalRun:
+        """Start ``hostside run`` in a session of its own: Ctrl-C reaches it only through us."""
+        process = subprocess.Popen(
+            self._argv("run"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        if process.stdin is None:
+            raise AssertionError("stdin is a pipe")
+        try:
+            process.stdin.write(json.dumps(plan).encode())
+            process.stdin.close()
+        except BrokenPipeError:
+            # It ended before it read the plan; its exit code and stderr say why.
+            process.stdin = None
+        return LocalRun(process)
+
+    def export(self, run_id: str) -> bytes:
+        """The run as tar."""
+        return _call(self.name, self._argv("export", run_id), b"")
+
+    def forget(self, run_id: str) -> None:
+        """Remove the run from this machine's spool."""
+        _call(self.name, self._argv("forget", run_id), b"")
+
+
+def _call(host: str, argv: Sequence[str], stdin: bytes) -> bytes:
+    """Run one command of hostside to its end; out: its stdout."""
+    try:
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, timeout=_INSPECT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"host {host}: {shlex.join(argv)}: {error}") from error
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1] if said else f"exit code {done.returncode}"
+        raise UplabError(f"host {host}: {reason}", exit_code=exit_code(done.returncode))
+    return done.stdout
+
+
+def exit_code(code: int) -> int:
+    """What to end with when hostside ended with ``code``: any but the project's is a lost host."""
+    return code if code in (1, 2, 3, 4, 5, 130) else HostError.exit_code
+
+
+def require_root(name: str) -> None:
+    """Raise HostError where this machine's root cannot be had without a password."""
+    if os.geteuid() == 0:
+        return
+    try:
+        done = subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise HostError(f"host {name}: measuring takes root, and there is no sudo") from None
+    if done.returncode != 0:
+        raise HostError(
+            f"host {name}: measuring takes root (BPF, ports below 1024). "
+            "Run it as root, or allow passwordless sudo"
+        )
