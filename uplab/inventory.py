@@ -22,16 +22,17 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def tree_sha256(project: Path, folders: Iterable[str]) -> str:
+def tree_sha256(project: Path, folders: Iterable[str], skip: tuple[str, ...] = ()) -> str:
     """A digest over the names and contents of all files below some folders of the checkout.
 
-    What Python and editors leave behind (``__pycache__``, hidden files) does not count.
+    What Python and editors leave behind (``__pycache__``, hidden files) does not count, nor do
+    files whose names end in one of ``skip``.
     """
     digest = hashlib.sha256()
     for folder in folders:
         for root, inner, names in os.walk(project / folder):
             inner[:] = sorted(n for n in inner if n != "__pycache__" and not n.startswith("."))
-            for name in sorted(n for n in names if not n.startswith(".")):
+            for name in sorted(n for n in names if not n.startswith(".") and not n.endswith(skip)):
                 path = Path(root, name)
                 data = path.read_bytes()
                 digest.update(f"{path.relative_to(project)}\0{len(data)}\0".encode())

@@ -16,12 +16,14 @@ from uplab import inventory
 from uplab.errors import GateError
 
 #: What decides whether a host is up to date: what the roles do, and what they build from.
-_INPUTS = ("roles", "playbooks", "servers", "tracers", "loads")
+_INPUTS = ("roles", "playbooks", "servers", "tracers")
+#: What lies beside the sources and builds nothing.
+_NO_INPUTS = (".md", "adapter.yml")
 
 
 def digest(project: Path, variables: Mapping[str, Any]) -> str:
     """The digest of roles, pins, sources and a host's variables that its manifest must name."""
-    tree = inventory.tree_sha256(project, _INPUTS)
+    tree = inventory.tree_sha256(project, _INPUTS, skip=_NO_INPUTS)
     canonical = json.dumps(variables, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{tree}\n{canonical}".encode()).hexdigest()
 

@@ -40,7 +40,7 @@ def all_(
     setup: bool = True,
     results: str = "results",
 ) -> None:
-    """Set the host up if needed, run a matrix on it, and end with a table and a report."""
+    """Set a host up if needed, measure a matrix, make the report."""
     from uplab import campaign
 
     campaign.run(
@@ -65,7 +65,7 @@ def plan(
     matrix: str = "seed",
     only: str | None = None,
 ) -> None:
-    """Show cells, their order, what cannot run and why, and the duration; change nothing."""
+    """Show cells, order, duration, what cannot run; change nothing."""
     from uplab import campaign
 
     request = campaign.Request(PROJECT_ROOT, host, matrix, tuple(set), only)
@@ -88,7 +88,7 @@ def certify(
     server: str | None = None,
     adapters: str | None = None,
 ) -> None:
-    """Walk one adapter through its life for real and name the step that fails."""
+    """Walk one adapter through its life; name the step that fails."""
     from uplab import certify as certification
 
     print(certification.certify(PROJECT_ROOT, adapter, host, server, adapters))
@@ -100,7 +100,7 @@ def certify(
     flags={"only": "benchmarks to run, by name and separated by commas; default: all"},
 )
 def self_(c: Context, only: str | None = None) -> None:
-    """Measure uplab's own speed: orchestration, parsing, reporting, setting up."""
+    """Measure uplab's own speed."""
     from uplab import selfbench
 
     selfbench.run(PROJECT_ROOT, tuple(only.split(",")) if only else ())

@@ -30,7 +30,7 @@ def setup(
     stock: bool = False,
     if_changed: bool = False,
 ) -> None:
-    """Install toolchains and build servers, tracer and load generator on a host, at their pins."""
+    """Install and build on a host what a run needs, at its pins."""
     from uplab import provision
 
     if if_changed and provision.is_current(PROJECT_ROOT, host):

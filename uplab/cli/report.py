@@ -33,7 +33,7 @@ def _run_dirs(named: list[str]) -> list[Path]:
 
 @command(ns, flags=_RUN_FLAGS, rest="run")
 def show(c: Context, run: list[str], unverified: bool = False) -> None:
-    """Show RUN...: what tracing costs, how far it can be trusted, and every figure."""
+    """Show what tracing costs and how far it can be trusted."""
     from uplab.report import terminal
 
     for run_dir in _run_dirs(run):
@@ -46,7 +46,7 @@ def show(c: Context, run: list[str], unverified: bool = False) -> None:
     rest="run",
 )
 def md(c: Context, run: list[str], unverified: bool = False, stdout: bool = False) -> None:
-    """Write report/report.md and report/trials.csv of RUN..., and print the report's path."""
+    """Make report.md and trials.csv of a run again."""
     from uplab import results
     from uplab.report import markdown, model, write
 
@@ -68,7 +68,7 @@ def md(c: Context, run: list[str], unverified: bool = False, stdout: bool = Fals
     rest="files",
 )
 def parse(c: Context, files: list[str], load: str | None = None) -> None:
-    """Print one JSON line for each load run in FILE...; exit code 2 if a file has an error."""
+    """Print one JSON line for each load run in FILE..."""
     from uplab.report import parsing
 
     failed = False

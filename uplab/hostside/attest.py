@@ -38,7 +38,7 @@ _MAX_LISTED = 20
 
 @dataclass(frozen=True)
 class ExpectedSite:
-    """A probe site and where the cell places it."""
+    """A probe site, where the cell places it, and what a kernel uprobe has to do there."""
 
     name: str
     symbol: str
@@ -46,6 +46,7 @@ class ExpectedSite:
     file: str
     offset: int
     placement: Placement
+    instruction_class: str = ""
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,53 @@ def expected_sites(
         offsets = [s["offset"] for s in reported if s.get("name") == declared.name]
         _check_offsets(declared, found.get(declared.symbol), offsets, program)
         sites.extend(
-            ExpectedSite(declared.name, declared.symbol, declared.at, real, offset, placement)
+            ExpectedSite(
+                name=declared.name,
+                symbol=declared.symbol,
+                at=declared.at,
+                file=real,
+                offset=offset,
+                placement=placement,
+                instruction_class=instruction_class(_bytes_at(program, offset)),
+            )
             for offset in offsets
         )
     extra = {s.get("name") for s in reported} - {site.name for site in adapter.sites}
     if extra:
         raise TrialError("sites-disagree", f"the adapter declares no site named {sorted(extra)}")
     return sites
+
+
+def instruction_class(code: bytes) -> str:
+    """What a kernel uprobe does with an instruction, which decides what a hit costs.
+
+    Source: ``arch_uprobe_analyze_insn`` and its ``*_setup_xol_ops`` in the kernel's
+    ``arch/x86/kernel/uprobes.c``: relative jumps and calls, nops and pushes of a register are
+    emulated; the rest is single-stepped out of line. ``return`` and ``nop5`` are classes of their
+    own because the micro-measurement draws them apart.
+
+    Args:
+        code: the bytes at the site, at least five unless the file ends there.
+
+    Returns:
+        ``emulated``, ``nop5``, ``return`` or ``single-stepped``.
+    """
+    if code[:1] in (b"\xc3", b"\xc2"):
+        return "return"
+    if code[:5] == b"\x0f\x1f\x44\x00\x00":
+        return "nop5"
+    first, second = code[0], code[1] if len(code) > 1 else 0
+    push = 0x50 <= first <= 0x57 or (first == 0x41 and 0x50 <= second <= 0x57)
+    branch = first in (0xE8, 0xE9, 0xEB) or 0x70 <= first <= 0x7F
+    long_branch = first == 0x0F and 0x80 <= second <= 0x8F
+    nop = first == 0x90 or (first == 0x66 and second == 0x90) or (first, second) == (0x0F, 0x1F)
+    return "emulated" if push or branch or long_branch or nop else "single-stepped"
+
+
+def _bytes_at(program: Path, offset: int) -> bytes:
+    with program.open("rb") as file:
+        file.seek(offset)
+        return file.read(5)
 
 
 def _check_offsets(
@@ -164,6 +204,7 @@ def hits_between(
                 "at": site.at,
                 "file": site.file,
                 "offset": site.offset,
+                "class": site.instruction_class,
                 "hits": hits,
                 "per_request": per_request(hits),
             }
