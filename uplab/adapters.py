@@ -28,7 +28,6 @@ KINDS: dict[str, tuple[str, type[Any]]] = {
     "load": ("loads", LoadAdapter),
 }
 _FILE = "adapter.yml"
-_COMMON = {"root", "body_bytes"}
 
 
 @dataclass(frozen=True)
@@ -115,30 +114,39 @@ def read(path: Path, kind: str, model: type[AdapterT]) -> AdapterT:
 def _templates(
     adapter: ServerAdapter | TracerAdapter | LoadAdapter,
 ) -> list[tuple[yamlfile.Place, str, set[str]]]:
-    """Each template of an adapter with its place and the names that it may use."""
-    known = _COMMON | set(adapter.programs)
-    extra: list[tuple[yamlfile.Place, str]] = []
+    """Each template of an adapter with its place and the names that it may use there."""
+    programs = {"root", *adapter.programs}
+    found: list[tuple[yamlfile.Place, str, set[str]]] = [
+        (("programs", name, "path"), ref.path, {"root"})
+        for name, ref in adapter.programs.items()
+        if ref.path is not None
+    ]
     if isinstance(adapter, ServerAdapter):
-        known = known | set(adapter.parameters)
-        extra = [(("url",), adapter.url)]
+        known = programs | set(adapter.parameters) | {"body_bytes"}
+        found.append((("url",), adapter.url, known))
     elif isinstance(adapter, TracerAdapter):
-        extra = [(("hit_cost", i), text) for i, text in enumerate(adapter.hit_cost)]
-        known = known | {"pid", "mode_args"}
+        known = programs | {"pid", "body_bytes"}
+        found += [(("hit_cost", i), text, programs) for i, text in enumerate(adapter.hit_cost)]
+        found += [
+            (("modes", mode, "args", index), text, known)
+            for mode, spec in adapter.modes.items()
+            for index, text in enumerate(spec.args)
+        ]
     else:
-        known = known | set(adapter.parameters) | {"url", "scratch", "adapter", "duration_s"}
-    argv: list[tuple[yamlfile.Place, str]] = [
-        (("argv", index), text) for index, text in enumerate(adapter.argv)
+        known = programs | set(adapter.parameters) | {"url", "scratch", "adapter", "body_bytes"}
+    found += [
+        (("argv", index), text, known)
+        for index, text in enumerate(adapter.argv)
+        # As a whole argument it stands for all arguments of the mode.
+        if not (isinstance(adapter, TracerAdapter) and text == "{mode_args}")
     ]
-    env: list[tuple[yamlfile.Place, str]] = [
-        (("env", name), text) for name, text in adapter.env.items()
-    ]
-    return [(place, text, known) for place, text in (*argv, *env, *extra)]
+    return found + [(("env", name), text, known) for name, text in adapter.env.items()]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` or nothing: the end of an error about an unknown name."""
+    """``; did you mean X?`` or ``.``: the end of a sentence about an unknown name."""
     close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "."
 
 
 def json_schema(kind: str) -> dict[str, Any]:

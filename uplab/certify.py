@@ -103,6 +103,8 @@ def _experiment(registry: Registry, kind: str, name: str, server: str | None) ->
         raise UsageError(
             f"no server {server!r}{adapters.nearest(server, registry.servers)} There are {known}"
         )
+    if not registry.servers or not registry.loads:
+        raise UsageError("there is no server or no load adapter to certify it with")
     servers = list(registry.servers)
     needs: set[str] = set()
     modes: list[str] = ["none"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from uplab.errors import HostError
+from uplab.errors import HostError, UplabError
 
 #: One run is at most this large; what a host sends beyond it is refused.
 MAX_RUN_BYTES = 8 << 30
@@ -40,7 +41,12 @@ def unpack(data: bytes, into: Path) -> None:
                     raise HostError(
                         f"the host sent more than {MAX_RUN_BYTES} bytes or {MAX_FILES} files"
                     )
-                _unpack_member(archive, member, into / name)
+                try:
+                    _unpack_member(archive, member, into / name)
+                except (OSError, ValueError) as error:
+                    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise HostError(f"{into} has no room for the run") from error
+                    raise HostError(f"the host sent {member.name!r}: {error}") from error
     except tarfile.TarError as error:
         raise HostError(f"the run that the host sent is damaged: {error}") from error
 
@@ -78,9 +84,15 @@ def receive(data: bytes, results: Path, run_id: str) -> Path:
         shutil.rmtree(part)
     results.mkdir(parents=True, exist_ok=True)
     unpack(data, part)
-    wrong = checksums.differences(part) if (part / checksums.SUMS_FILE).exists() else []
+    try:
+        wrong = checksums.differences(part) if (part / checksums.SUMS_FILE).exists() else []
+    except UplabError as error:
+        raise HostError(f"run {run_id} arrived damaged: {error.message}") from error
     if wrong:
         raise HostError(f"run {run_id} arrived damaged: {'; '.join(wrong[:5])}")
     final = results / run_id
-    part.rename(final)
+    try:
+        part.rename(final)
+    except OSError as error:
+        raise HostError(f"{final} cannot be made: {error.strerror}; is the run here?") from error
     return final

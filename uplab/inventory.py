@@ -44,11 +44,15 @@ def _ask(project: Path) -> dict[str, Any]:
     """All hosts with their variables, as ``ansible-inventory --list`` prints them."""
     argv = [program("ansible-inventory"), "--list", "--playbook-dir", str(project / "playbooks")]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(project / "ansible.cfg")}
+    # By itself Ansible only warns of a file that it cannot read, and goes on with no hosts.
+    environment["ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED"] = "True"
     done = subprocess.run(
         argv, cwd=project, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise HostError(f"ansible-inventory failed: {done.stderr.strip().splitlines()[-1:]}")
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        named = [line for line in said if "ERROR" in line] or said
+        raise HostError(f"ansible-inventory failed: {named[-1]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

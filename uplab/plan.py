@@ -72,9 +72,21 @@ def plan_sha256(
         "warm_up_s": experiment.matrix.warm_up_s,
         "seed": seed,
         "artifacts": dict(artifacts),
+        "files": _files_sha256(experiment),
     }
     canonical = json.dumps(matter, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _files_sha256(experiment: Experiment) -> dict[str, str]:
+    """The digests of what travels to the host with the loads: their hooks and parsers."""
+    found = {}
+    for name, adapter in adapters_of(experiment).loads.items():
+        folder = experiment.registry.folders["loads", name]
+        for file in sorted({*adapter.files, adapter.python}):
+            data = (folder / file).read_bytes()
+            found[f"loads/{name}/{file}"] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def make(

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,7 +110,12 @@ class LocalHost:
         """
         argv = self._argv("inspect")
         done = _call(self.name, argv, json.dumps(request).encode())
-        answer: dict[str, Any] = json.loads(done)
+        try:
+            answer = json.loads(done)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise HostError(f"host {self.name}: hostside answered {done[:200]!r}")
         return answer
 
     def start(self, plan: dict[str, Any]) -> LocalRun:
@@ -123,12 +129,12 @@ class LocalHost:
         )
         if process.stdin is None:
             raise AssertionError("stdin is a pipe")
-        try:
+        # Where it ended before it read the plan, its exit code and stderr say why.
+        with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(plan).encode())
+        with suppress(BrokenPipeError):
             process.stdin.close()
-        except BrokenPipeError:
-            # It ended before it read the plan; its exit code and stderr say why.
-            process.stdin = None
+        process.stdin = None
         return LocalRun(process)
 
     def export(self, run_id: str) -> bytes:

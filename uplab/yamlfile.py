@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -53,19 +55,31 @@ def read(path: Path) -> Document:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"{path}: {reason}") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UsageError(f"{path}:{line}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML: {error}") from error
+    node, data = _parse(path, text)
     if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
         raise UsageError(f"{path}:1: expected a mapping of fields")
     lines: dict[Place, int] = {(): 1}
     _note_lines(path, node, (), lines)
     return Document(path, data, lines)
+
+
+def _parse(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
+    """The nodes (for their lines) and the data of a YAML text without aliases."""
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                # Ten lines of them can name a billion fields, and one can contain itself.
+                raise UsageError(f"{path}:{line}: not YAML: aliases (*{event.anchor}) are not read")
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    except (ValueError, RecursionError) as error:
+        # A date of month 13, or a tag that does not fit: PyYAML lets these through as they are.
+        raise UsageError(f"{path}:1: not YAML: {error}") from error
 
 
 def _note_lines(path: Path, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
@@ -104,10 +118,13 @@ def override(document: Document, settings: Iterable[str]) -> None:
             raise UsageError(f"--set {setting}: expected FIELD=VALUE, such as load.duration_s=30")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"--set {setting}: the value is not YAML") from error
         target = document.data
-        for part in names[:-1]:
+        for depth, part in enumerate(names[:-1], start=1):
+            if part not in target:
+                # Made by this setting, so an error about it is this setting's.
+                document.overrides.setdefault(tuple(names[:depth]), setting)
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise UsageError(f"--set {setting}: {part} holds no fields")
@@ -126,8 +143,11 @@ def validate(document: Document, model: type[T]) -> T:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    # As JSON, because there pydantic can be strict (no text or boolean for a number) and still
+    # take a list for a tuple.
+    text = json.dumps(document.data, default=str)
     try:
-        return TypeAdapter(model).validate_python(document.data)
+        return TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:
         problems = [_problem(document, model, dict(entry)) for entry in error.errors()]
         raise UsageError("\n".join(problems)) from error
@@ -136,6 +156,13 @@ def validate(document: Document, model: type[T]) -> T:
 def _problem(document: Document, model: Any, entry: dict[str, Any]) -> str:
     place: Place = tuple(entry["loc"])
     message = str(entry["msg"]).removeprefix("Value error, ")
+    own = (
+        re.fullmatch(r"([a-z_]+(?:\.[\w-]+)*): (.*)", message) if "error" in entry["type"] else None
+    )
+    if own is not None:
+        # A model's own check of more than one field says first which field is meant.
+        inner = tuple(int(part) if part.isdigit() else part for part in own[1].split("."))
+        place, message = (*place, *inner), own[2]
     if entry["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = ", ".join(_fields_at(model, place[:-1]))
         message = f"no such field; allowed are {allowed}" if allowed else "no such field"

@@ -116,7 +116,12 @@ def test_the_shipped_tracers_declare_what_their_servers_need() -> None:
 def test_a_good_adapter_is_taken(tmp_path: Path, kind: str) -> None:
     put(tmp_path, kind, GOOD[kind])
     registry = adapters.load([tmp_path])
-    table = {"server": registry.servers, "tracer": registry.tracers, "load": registry.loads}[kind]
+    tables: dict[str, dict[str, Any]] = {
+        "server": registry.servers,
+        "tracer": registry.tracers,
+        "load": registry.loads,
+    }
+    table = tables[kind]
     assert list(table) == ["mine"]
     assert registry.folders == {(KINDS[kind][0], "mine"): tmp_path / KINDS[kind][0] / "mine"}
 
@@ -236,34 +241,58 @@ def test_the_line_of_a_wrong_argument_is_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("server", lambda d: d["programs"].update(program={}), "either component and file, or path"),
+        (
+            "server",
+            lambda d: d["programs"].update(program={}),
+            "either component and file, or path",
+        ),
         (
             "server",
             lambda d: d["programs"].update(program={"component": "a", "path": "/b"}),
             "programs.program",
         ),
         ("server", lambda d: d["parameters"]["port"].update(default=3), "default 3 is not in 1..2"),
-        ("server", lambda d: d["parameters"]["port"].pop("unit"), "parameters.port.unit: this field"),
+        (
+            "server",
+            lambda d: d["parameters"]["port"].pop("unit"),
+            "parameters.port.unit: this field",
+        ),
         ("server", lambda d: d.update(argv="program"), "argv: "),
         ("server", lambda d: d.update(argv=[]), "argv: "),
-        ("server", lambda d: d.update(argv=["{program}", 8]), "argv.1: input should be a valid str"),
+        (
+            "server",
+            lambda d: d.update(argv=["{program}", 8]),
+            "argv.1: input should be a valid str",
+        ),
         ("server", lambda d: d.update(ready_line="("), "ready_line: "),
         ("server", lambda d: d.update(stop_signal="SIGNOPE"), "stop_signal: "),
         ("server", lambda d: d.update(stop_timeout_s=-1), "stop_timeout_s: "),
         ("server", lambda d: d.update(ready_timeout_s=float("nan")), "ready_timeout_s: "),
-        ("server", lambda d: d.update(ready_timeout_s="soon"), "ready_timeout_s: input should be a"),
+        (
+            "server",
+            lambda d: d.update(ready_timeout_s="soon"),
+            "ready_timeout_s: input should be a",
+        ),
         ("server", lambda d: d.update(url="ftp://127.0.0.1:{port}/"), "url: "),
         ("server", lambda d: d.update(answer={"code": 200}), "answer.code: no such field"),
         ("tracer", lambda d: d.update(modes={"none": {}}), "modes: none has no tracer"),
-        ("tracer", lambda d: d.update(modes={"magic": {}}), "'kernel-uprobe' or 'userspace-uprobe'"),
+        (
+            "tracer",
+            lambda d: d.update(modes={"magic": {}}),
+            "'kernel-uprobe' or 'userspace-uprobe'",
+        ),
         (
             "tracer",
             lambda d: d["modes"]["kernel-uprobe"].update(placement="moon"),
             "modes.kernel-uprobe.placement: input should be 'untouched', 'kernel' or 'userspace'",
         ),
-        ("tracer", lambda d: d["sites"][0].update(at="exit"), "sites.0.at: input should be 'entry'"),
+        (
+            "tracer",
+            lambda d: d["sites"][0].update(at="exit"),
+            "sites.0.at: input should be 'entry'",
+        ),
         ("tracer", lambda d: d["sites"][0]["hits"][0].update(maximum=-1), "sites.0.hits.0"),
-        ("tracer", lambda d: d["sites"].append(d["sites"][0]), "sites.1"),
+        ("tracer", lambda d: d["sites"].append(copy.deepcopy(d["sites"][0])), "sites.1"),
         ("tracer", lambda d: d.update(counters_signal="USR1"), "counters_signal: "),
         ("load", lambda d: d.update(loop="spiral"), "loop: input should be 'closed' or 'open'"),
         ("load", lambda d: d.update(python="other.py"), "files: other.py is not in "),
@@ -273,9 +302,7 @@ def test_the_line_of_a_wrong_argument_is_its_own(tmp_path: Path) -> None:
         ("load", lambda d: d.update(parameters={}), "parameters"),
     ],
 )
-def test_a_wrong_value_is_told(
-    tmp_path: Path, kind: str, change: Change, message: str
-) -> None:
+def test_a_wrong_value_is_told(tmp_path: Path, kind: str, change: Change, message: str) -> None:
     assert message in refusal(tmp_path, kind, change)
 
 

@@ -18,9 +18,9 @@ LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE]
 DEVICES = [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 
 
-def entry(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, **more: object) -> tuple[
-    tarfile.TarInfo, bytes
-]:
+def entry(
+    name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, **more: object
+) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(data)
     for key, value in more.items():
@@ -174,7 +174,7 @@ def unpack_anything(data: bytes) -> bool:
         return taken
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(st.lists(entries, max_size=4))
 def test_no_tar_leads_outside(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     good = not any(
@@ -185,7 +185,7 @@ def test_no_tar_leads_outside(members: list[tuple[tarfile.TarInfo, bytes]]) -> N
     assert good or not taken
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(st.integers(0, 3071), st.binary(min_size=1, max_size=40))
 def test_no_damage_leads_outside_or_to_a_traceback(at: int, damage: bytes) -> None:
     data = bytearray(tar(entry("a", b"x" * 600), entry("trials/b", b"y" * 5)))
@@ -205,11 +205,7 @@ def run_tar(tmp_path: Path) -> bytes:
     (run / "trials" / "0001" / "trial.json").write_text("{}\n")
     checksums.write_sha256sums(run)
     return tar(
-        *(
-            entry(name, data)
-            for name, data in everything_below(run).items()
-            if data is not None
-        )
+        *(entry(name, data) for name, data in everything_below(run).items() if data is not None)
     )
 
 

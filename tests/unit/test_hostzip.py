@@ -1,4 +1,4 @@
-"""uplab/hostzip.py: the zipapp is the same bytes for the same sources, and all that hostside needs."""
+"""uplab/hostzip.py: the same sources give the same zipapp, and it is all that hostside needs."""
 
 import hashlib
 import io

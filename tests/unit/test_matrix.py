@@ -157,7 +157,11 @@ def test_what_does_not_apply_is_dropped_and_equal_cells_are_merged(project: Path
         adapters=[str(ADAPTERS), "more"],
         factors=factors(tracer=["one", "two"], mode=["none", "tracer-only", "none"]),
     )
-    assert ids(experiment) == ["echo-none-12B", "echo-tracer-only-one-12B", "echo-tracer-only-two-12B"]
+    assert ids(experiment) == [
+        "echo-none-12B",
+        "echo-tracer-only-one-12B",
+        "echo-tracer-only-two-12B",
+    ]
 
 
 def test_without_tracers_untraced_modes_are_enough(project: Path) -> None:
@@ -299,11 +303,20 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
         ),
         ({"factors": factors(server=[])}, "m.yml:6: factors.server: "),
         ({"factors": factors(mode=[])}, "m.yml:"),
-        ({"factors": factors(body_bytes=[0])}, "m.yml:14: factors.body_bytes.0: input should be gr"),
+        (
+            {"factors": factors(body_bytes=[0])},
+            "m.yml:14: factors.body_bytes.0: input should be gr",
+        ),
         ({"factors": factors(body_bytes=[1 << 31])}, "m.yml:14: factors.body_bytes.0: input shoul"),
         ({"factors": factors(size=1)}, "m.yml:15: factors.size: no such field; allowed are body_b"),
-        ({"factors": factors(server=["eco"])}, "m.yml:7: factors.server.0: no 'eco'; allowed are e"),
-        ({"factors": factors(tracer=["loud"])}, "m.yml:9: factors.tracer.0: no 'loud'; allowed are"),
+        (
+            {"factors": factors(server=["eco"])},
+            "m.yml:7: factors.server.0: no 'eco'; allowed are e",
+        ),
+        (
+            {"factors": factors(tracer=["loud"])},
+            "m.yml:9: factors.tracer.0: no 'loud'; allowed are",
+        ),
         ({"factors": factors(tracer=[])}, "m.yml:5: factors: traced modes need a tracer"),
         ({"load": {"name": "curl"}}, "m.yml:16: load.name: no 'curl'; allowed are fetch"),
         ({"load": {"requests": 5}}, "m.yml:15: load.name: this field is missing"),
@@ -336,8 +349,14 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
             "m.yml:20: servers.echo.gate: no such field; allowed are port",
         ),
         ({"servers": {"eco": {}}}, "m.yml:19: servers.eco: no 'eco'; allowed are echo"),
-        ({"limits": {"steal": 1}}, "m.yml:23: limits.steal: no such field; allowed are foreign_pct"),
-        ({"limits": {"over": "ignore"}}, "m.yml:23: limits.over: input should be 'flag' or 'invali"),
+        (
+            {"limits": {"steal": 1}},
+            "m.yml:23: limits.steal: no such field; allowed are foreign_pct",
+        ),
+        (
+            {"limits": {"over": "ignore"}},
+            "m.yml:23: limits.over: input should be 'flag' or 'invali",
+        ),
         ({"limits": {"steal_pct": -1}}, "m.yml:23: limits.steal_pct: "),
         ({"limits": {"steal_pct": float("nan")}}, "m.yml:23: limits.steal_pct: "),
         ({"repeat": {"per_block": -1}}, "m.yml:23: repeat.per_block: "),
@@ -364,9 +383,7 @@ def test_a_wrong_field_is_told_with_its_line_and_what_is_allowed(
         ("limits.over=ignore", "limits.over: input should be 'flag' or 'invalid', found 'ignore'"),
     ],
 )
-def test_a_wrong_setting_is_told_like_the_file(
-    project: Path, setting: str, message: str
-) -> None:
+def test_a_wrong_setting_is_told_like_the_file(project: Path, setting: str, message: str) -> None:
     assert refusal(project, setting) == f"--set {setting}: {message}"
 
 

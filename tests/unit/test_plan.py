@@ -144,9 +144,7 @@ def test_the_expected_duration_is_that_of_its_trials() -> None:
 # --- the hash -------------------------------------------------------------------------------------
 
 
-def digest(
-    wanted: Experiment, seed: int = 7, artifacts: dict[str, str] | None = None
-) -> str:
+def digest(wanted: Experiment, seed: int = 7, artifacts: dict[str, str] | None = None) -> str:
     return plan.plan_sha256(wanted, list(wanted.cells), seed, artifacts or {"a/b": "c"})
 
 

@@ -1,4 +1,4 @@
-"""uplab/playbook.py: the argv of ansible-playbook, and what decides whether a host is up to date."""
+"""uplab/playbook.py: the argv of ansible-playbook, and when a host is up to date."""
 
 import json
 import shutil
@@ -45,7 +45,12 @@ def test_parts_of_a_host_do_not_vouch_for_the_whole() -> None:
 def test_flags_are_passed_on() -> None:
     assert argv(check=True)[-1] == "--check"
     assert argv(diff=True)[-1] == "--diff"
-    assert argv(only=iter(["a"]), check=True, diff=True)[-4:] == ["--tags", "a", "--check", "--diff"]
+    assert argv(only=iter(["a"]), check=True, diff=True)[-4:] == [
+        "--tags",
+        "a",
+        "--check",
+        "--diff",
+    ]
     given = {"answer": 42}
     assert extra_vars(argv(extra=given)) == {"answer": 42, "uplab_digest": DIGEST}
     assert given == {"answer": 42}
@@ -104,17 +109,24 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("folder", ["roles", "playbooks", "servers", "tracers", "loads"])
+@pytest.mark.parametrize("folder", ["roles", "playbooks", "servers", "tracers"])
 def test_what_the_host_is_built_from_changes_the_digest(project: Path, folder: str) -> None:
     before = playbook.digest(project, VARIABLES)
     (project / folder / "file").write_text("changed")
     assert playbook.digest(project, VARIABLES) != before
 
 
-@pytest.mark.parametrize("folder", ["uplab", "docs"])
+@pytest.mark.parametrize("folder", ["uplab", "docs", "loads"])
 def test_what_it_is_not_built_from_does_not(project: Path, folder: str) -> None:
     before = playbook.digest(project, VARIABLES)
     (project / folder / "file").write_text("changed")
+    assert playbook.digest(project, VARIABLES) == before
+
+
+@pytest.mark.parametrize("name", ["servers/README.md", "tracers/adapter.yml"])
+def test_what_lies_beside_the_sources_does_not(project: Path, name: str) -> None:
+    before = playbook.digest(project, VARIABLES)
+    (project / name).write_text("new")
     assert playbook.digest(project, VARIABLES) == before
 
 

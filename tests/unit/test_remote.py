@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,13 +26,20 @@ REGISTRY = adapters.load([ADAPTERS])
 NOW = datetime(2026, 11, 22, 13, 17, 51, tzinfo=UTC)
 
 
-def experiment(port: int, **changes: Any) -> Experiment:
+def free_port() -> int:
+    """A port that nobody has now: tests of several checkouts may run side by side."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def experiment(**changes: Any) -> Experiment:
     data: dict[str, Any] = {
         "schema": 1,
         "name": "mini",
         "factors": {"server": ["echo"], "tracer": ["mute"], "mode": ["none", "tracer-only"]},
         "load": {"name": "fetch"},
-        "servers": {"echo": {"port": port}},
+        "servers": {"echo": {"port": free_port()}},
         "warm_up_s": 0,
         "blocks": 1,
         "limits": {"steal_pct": 100, "foreign_pct": 100},
@@ -66,7 +75,7 @@ def leaves_nothing(tmp_path: Path) -> bool:
 
 
 def test_a_run_from_start_to_finish(host: LocalHost, tmp_path: Path) -> None:
-    made = planned(host, experiment(18474))
+    made = planned(host, experiment())
     running = host.start(asdict(made))
     events = list(running.events())
     assert running.finish() == (0, "")
@@ -87,7 +96,7 @@ def test_a_run_from_start_to_finish(host: LocalHost, tmp_path: Path) -> None:
 def test_an_interrupted_run_stops_and_keeps_what_is_finished(
     host: LocalHost, tmp_path: Path
 ) -> None:
-    made = planned(host, experiment(18475, blocks=500))
+    made = planned(host, experiment(blocks=500))
     running = host.start(asdict(made))
     events = running.events()
     for event in events:
@@ -106,10 +115,8 @@ def test_an_interrupted_run_stops_and_keeps_what_is_finished(
     assert leaves_nothing(tmp_path)
 
 
-def test_a_run_whose_hostside_is_killed_leaves_no_process(
-    host: LocalHost, tmp_path: Path
-) -> None:
-    made = planned(host, experiment(18476, blocks=500))
+def test_a_run_whose_hostside_is_killed_leaves_no_process(host: LocalHost) -> None:
+    made = planned(host, experiment(blocks=500))
     running = host.start(asdict(made))
     for event in running.events():
         if event["event"] == "trial-end":
@@ -120,7 +127,7 @@ def test_a_run_whose_hostside_is_killed_leaves_no_process(
     assert (code, said) == (-signal.SIGKILL, "")
     assert exit_code(code) == EXIT_HOST
     # And the next run can start, though the lock's file is there.
-    again = planned(host, experiment(18477, factors={"server": ["echo"], "mode": ["none"]}))
+    again = planned(host, experiment(factors={"server": ["echo"], "mode": ["none"]}))
     host.forget(made.run_id)
     running = host.start(asdict(again))
     assert list(running.events())[-1]["outcome"] == "complete"
@@ -128,7 +135,7 @@ def test_a_run_whose_hostside_is_killed_leaves_no_process(
 
 
 def test_a_second_run_is_refused_by_name(host: LocalHost) -> None:
-    made = planned(host, experiment(18478, blocks=500))
+    made = planned(host, experiment(blocks=500))
     first = host.start(asdict(made))
     events = first.events()
     assert next(events)
@@ -194,7 +201,7 @@ def test_a_host_that_does_not_answer_in_time(
 @pytest.mark.parametrize("text", ["print('hello')", "pass", "print('[1]')"])
 def test_an_answer_that_is_none_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.py").write_text(text)
-    with pytest.raises(HostError, match="^host local: "):
+    with pytest.raises(HostError, match=r"^host local: "):
         LocalHost("local", tmp_path / "odd.py").inspect({})
 
 
@@ -259,11 +266,12 @@ def require_root_as_nobody(path: str) -> str:
         (None, "4 host local: measuring takes root, and there is no sudo"),
     ],
 )
-def test_without_root_sudo_must_do(tmp_path: Path, answer: str | None, said: str) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o005)
-    if answer is not None:
-        (tmp_path / "sudo").write_text(f"#!/bin/sh\n{answer}\n")
-        (tmp_path / "sudo").chmod(0o755)
-    assert require_root_as_nobody(str(tmp_path)).startswith(said)
+def test_without_root_sudo_must_do(answer: str | None, said: str) -> None:
+    # pytest's own folders are closed to anybody else.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        if answer is not None:
+            sudo = Path(folder, "sudo")
+            sudo.write_text(f"#!/bin/sh\n{answer}\n")
+            sudo.chmod(0o755)
+        assert require_root_as_nobody(folder).startswith(said)

@@ -1,9 +1,10 @@
 """uplab/yamlfile.py: every error of a YAML file says file, line, field and what is allowed."""
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -56,13 +57,17 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def refusal(tmp_path: Path, text: str, *settings: str, model: type = Outer) -> str:
+def understood(path: Path, settings: Iterable[str], model: type[Any]) -> object:
+    document = yamlfile.read(path)
+    yamlfile.override(document, settings)
+    return yamlfile.validate(document, model)
+
+
+def refusal(tmp_path: Path, text: str, *settings: str, model: type[Any] = Outer) -> str:
     """The message for a file that is refused, the file's folder left out."""
     path = write(tmp_path, text)
     with pytest.raises(UsageError) as caught:
-        document = yamlfile.read(path)
-        yamlfile.override(document, settings)
-        yamlfile.validate(document, model)
+        understood(path, settings, model)
     assert caught.value.exit_code == EXIT_USAGE
     return caught.value.message.replace(f"{tmp_path}/", "")
 
@@ -110,11 +115,14 @@ def test_each_field_knows_its_line(tmp_path: Path) -> None:
         (
             "- size_bytes: 2",
             "- size_bytes: two",
-            "file.yml:5: many.0.size_bytes: input should be a valid integer, unable to parse "
-            "string as an integer, found 'two'",
+            "file.yml:5: many.0.size_bytes: input should be a valid integer, found 'two'",
         ),
         ("kind: b", "kind: c", "file.yml:7: many.1.kind: input should be 'a' or 'b', found 'c'"),
-        ("kind: b", "sort: b", "file.yml:7: many.1.sort: no such field; allowed are kind, size_bytes"),
+        (
+            "kind: b",
+            "sort: b",
+            "file.yml:7: many.1.sort: no such field; allowed are kind, size_bytes",
+        ),
         (
             "first: {size_bytes: 4}",
             "first: {size_bytes: 4, more: 5}",
@@ -207,17 +215,16 @@ def test_aliases_do_not_multiply_what_is_read(tmp_path: Path) -> None:
     for level in range(1, 5):
         lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")
     try:
-        document = yamlfile.read(write(tmp_path, "\n".join(lines)))
-    except UsageError as error:
-        assert "file.yml:" in error.message
-    else:
-        assert len(document.lines) < 1000
+        read = len(yamlfile.read(write(tmp_path, "\n".join(lines))).lines)
+    except UsageError:
+        read = 0
+    assert read < 1000
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing\.yml: No such file or directory$"):
         yamlfile.read(tmp_path / "nothing.yml")
-    with pytest.raises(UsageError, match="Is a directory$"):
+    with pytest.raises(UsageError, match=r"Is a directory$"):
         yamlfile.read(tmp_path)
     (tmp_path / "binary.yml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(UsageError, match=r"binary\.yml: not UTF-8 text$"):
@@ -275,11 +282,12 @@ def test_the_last_setting_of_a_field_holds(tmp_path: Path) -> None:
         (
             "inner.size_bytes=big",
             "--set inner.size_bytes=big: inner.size_bytes: input should be a valid integer, "
-            "unable to parse string as an integer, found 'big'",
+            "found 'big'",
         ),
         (
             "inner.size_bytes=",
-            "--set inner.size_bytes=: inner.size_bytes: input should be a valid integer, found None",
+            "--set inner.size_bytes=: inner.size_bytes: "
+            "input should be a valid integer, found None",
         ),
         ("inner.kind=c", "--set inner.kind=c: inner.kind: input should be 'a' or 'b', found 'c'"),
         (
@@ -288,8 +296,7 @@ def test_the_last_setting_of_a_field_holds(tmp_path: Path) -> None:
         ),
         (
             "more.size=1",
-            "--set more.size=1: more: no such field; "
-            "allowed are inner, many, name, named, perhaps",
+            "--set more.size=1: more: no such field; allowed are inner, many, name, named, perhaps",
         ),
         (
             "many=[{size_bytes: 1, x: 2}]",
@@ -316,7 +323,9 @@ def test_no_text_is_a_traceback(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "f.yml"
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        message = str(path)
         try:
             yamlfile.read(path)
         except UsageError as error:
-            assert error.message.startswith(str(path))
+            message = error.message
+        assert message.startswith(str(path))

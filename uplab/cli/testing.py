@@ -47,7 +47,7 @@ def run_everything(
 
 
 def provision_for_tests() -> list[str]:
-    """Let this machine have what the system tests need (servers, tracer, wrk): lab.setup on local.
+    """Let this machine have what the system tests need (servers, tracer, load): lab.setup on local.
 
     Out: the name of the step if it failed.
     """

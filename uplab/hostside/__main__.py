@@ -17,7 +17,6 @@ from typing import Any
 
 from uplab.hostside import doctor, errors, export, store
 from uplab.hostside.errors import HostError
-from uplab.hostside.run import Run
 from uplab.hostside.spec import Adapters, Cell, FileRef, Plan, build
 
 DEFAULT_STATE = Path("/run/uplab")
@@ -77,6 +76,9 @@ def _unpack_adapters(into: Path) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     plan = build(Plan, json.loads(sys.stdin.read()))
+    # Here, because the other commands are done before these modules are read.
+    from uplab.hostside.run import Run
+
     scratch = Path(tempfile.mkdtemp(prefix="uplab-adapters-"))
     try:
         adapters = arguments.adapters

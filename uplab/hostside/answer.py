@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,10 +12,12 @@ from uplab.hostside.errors import TrialError
 from uplab.hostside.spec import Answer
 
 _TIMEOUT_S = 2.0
+_LIMIT_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
 _VERSIONS = {10: "HTTP/1.0", 11: "HTTP/1.1"}
 
 
-def ask(url: str) -> dict[str, Any]:
+def ask(url: str, limit_bytes: int = _LIMIT_BYTES) -> dict[str, Any]:
     """Send one GET.
 
     The certificate is not verified: it was made on this host for this server, and the load
@@ -22,6 +25,7 @@ def ask(url: str) -> dict[str, Any]:
 
     Args:
         url: ``http://`` or ``https://``.
+        limit_bytes: a longer body is not read to its end; its length is then above the limit.
 
     Returns:
         ``status``, ``protocol``, ``body_bytes`` as they came.
@@ -44,13 +48,21 @@ def ask(url: str) -> dict[str, Any]:
             parts.hostname or "", parts.port, timeout=_TIMEOUT_S
         )
     try:
-        connection.request("GET", parts.path or "/", headers={"Connection": "close"})
+        deadline_s = time.monotonic() + _TIMEOUT_S
+        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+        connection.request("GET", target, headers={"Connection": "close"})
         response = connection.getresponse()
-        body = response.read()
+        body_bytes = 0
+        while body_bytes <= limit_bytes and (part := response.read1(_READ_BYTES)):
+            body_bytes += len(part)
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"the answer took more than {_TIMEOUT_S:g} s")
+        if body_bytes <= limit_bytes and response.length:
+            raise http.client.IncompleteRead(b"", response.length)
         return {
             "status": response.status,
             "protocol": _VERSIONS.get(response.version, str(response.version)),
-            "body_bytes": len(body),
+            "body_bytes": body_bytes,
         }
     finally:
         connection.close()
@@ -72,7 +84,7 @@ def check(url: str, wanted: Answer, body_bytes: int, when: str) -> dict[str, Any
         TrialError: ``no-answer`` or ``wrong-answer``.
     """
     try:
-        seen = ask(url)
+        seen = ask(url, body_bytes)
     except (OSError, http.client.HTTPException) as error:
         cause = f"{type(error).__name__}: {error}"
         raise TrialError("no-answer", f"no answer {when} the load from {url}: {cause}") from error

@@ -13,6 +13,7 @@ What a changed site looks like (x86-64):
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -96,6 +97,18 @@ class _Look:
     elsewhere: list[SeenSite] = field(default_factory=list)
     uprobes_page: bool = False
     problems: list[str] = field(default_factory=list)
+    unlisted: int = 0
+
+    def alter(self, seen: SeenSite) -> None:
+        """Note an alteration that nobody declared; beyond the first ones only their number."""
+        if len(self.elsewhere) == _MAX_LISTED:
+            self.unlisted += 1
+            return
+        self.elsewhere.append(seen)
+        self.problems.append(
+            f"{seen.file}+{seen.offset:#x} was altered ({seen.state}: "
+            f"{seen.file_bytes} is now {seen.memory_bytes}) and is no declared probe site"
+        )
 
 
 def attest(pids: Sequence[int], expected: Iterable[ExpectedSite]) -> Evidence:
@@ -118,6 +131,10 @@ def attest(pids: Sequence[int], expected: Iterable[ExpectedSite]) -> Evidence:
             _attest_process(pid, by_file, look)
         except OSError as error:
             look.problems.append(f"process {pid} could not be read: {error.strerror}")
+    if look.unlisted:
+        look.problems.append(f"and {look.unlisted} more alterations")
+    if not look.compared_bytes and not look.problems:
+        look.problems.append("the server has no code that could be compared")
     seen = {(site.file, site.offset) for site in look.sites}
     for site in (site for sites in by_file.values() for site in sites.values()):
         if (site.file, site.offset) not in seen:
@@ -131,7 +148,7 @@ def attest(pids: Sequence[int], expected: Iterable[ExpectedSite]) -> Evidence:
         compared_bytes=look.compared_bytes,
         compared_files=tuple(sorted(look.files)),
         sites=tuple(look.sites),
-        altered_elsewhere=tuple(look.elsewhere[:_MAX_LISTED]),
+        altered_elsewhere=tuple(look.elsewhere),
         uprobes_page=look.uprobes_page,
         problems=tuple(look.problems),
     )
@@ -166,6 +183,8 @@ def _attest_mapping(
         look.problems.append(f"{mapping.path} could not be compared: {error}")
         return
     actual = _read(memory, mapping.start, len(content))
+    if len(actual) != len(content):
+        raise ProcessLookupError(errno.ESRCH, "its memory ended while it was read")
     look.compared_bytes += len(content)
     look.files.add(mapping.path)
     sites = {
@@ -173,12 +192,10 @@ def _attest_mapping(
         for offset, site in by_file.get(mapping.path, {}).items()
         if 0 <= offset - mapping.offset < len(content)
     }
-    differing = differences(content, actual)
-    undeclared: dict[int, ExpectedSite] = {}
-    for at in differing:
-        if not any(at - SITE_BYTES < start <= at for start in (*sites, *undeclared)):
-            offset = mapping.offset + at
-            undeclared[at] = ExpectedSite("", "", "", mapping.path, offset, "untouched")
+    undeclared = {
+        at: ExpectedSite("", "", "", mapping.path, mapping.offset + at, "untouched")
+        for at in _undeclared(differences(content, actual), sorted(sites))
+    }
     starts = sorted((*sites, *undeclared))
     for index, at in enumerate(starts):
         limit = starts[index + 1] if index + 1 < len(starts) else len(content)
@@ -186,11 +203,7 @@ def _attest_mapping(
         site = sites.get(at) or undeclared[at]
         seen = _seen(pid, site, content[at:end], actual[at:end], mapping.start + at, mappings)
         if at in undeclared:
-            look.elsewhere.append(seen)
-            look.problems.append(
-                f"{mapping.path}+{site.offset:#x} was altered ({seen.state}: "
-                f"{seen.file_bytes} is now {seen.memory_bytes}) and is no declared probe site"
-            )
+            look.alter(seen)
         else:
             look.sites.append(seen)
             problem = site_problem(site, seen)
@@ -209,6 +222,26 @@ def site_problem(site: ExpectedSite, seen: SeenSite) -> str | None:
         f"probe site {where} should be {site.placement} but is {seen.state}: "
         f"{seen.file_bytes} is now {seen.memory_bytes}"
     )
+
+
+def _undeclared(differing: Iterable[int], starts: Sequence[int]) -> list[int]:
+    """Where alterations begin that belong to no site: one entry for each run of bytes.
+
+    Args:
+        differing: positions in ascending order.
+        starts: of the declared sites, in ascending order.
+    """
+    found: list[int] = []
+    last = -SITE_BYTES
+    index = 0
+    for at in differing:
+        while index < len(starts) and starts[index] <= at:
+            last = max(last, starts[index])
+            index += 1
+        if at - last >= SITE_BYTES:
+            found.append(at)
+            last = at
+    return found
 
 
 def differences(expected: bytes, actual: bytes) -> list[int]:
@@ -253,7 +286,8 @@ def classify(
             name = mapping.path or "anonymous"
             if name.startswith("[uprobes"):
                 return "kernel-call", name
-            if memory_bytes[0] == 0xE9:
+            # Memory that a program made at run time, and not any of its files' code.
+            if memory_bytes[0] == 0xE9 and not mapping.inode and not mapping.path:
                 return "redirected", name
     return "other", None
 

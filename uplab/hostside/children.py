@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,10 @@ from uplab.hostside.loop import Loop
 LOG_CAP_BYTES = 16 << 20
 _TEXT_CAP_BYTES = 4 << 20
 _READ_BYTES = 1 << 16
+#: A tracer with thousands of sites says them all in one line.
+_LINE_BYTES = 4 << 20
+#: In the environment of every child, so that what it started can be told from anybody else's.
+_MARK = "UPLAB_CHILD"
 _TAIL_LINES = 5
 _MESSAGES = 1000
 
@@ -66,16 +71,50 @@ class Ledger:
         except ValueError:
             noted = []
         ended = []
-        for entry in noted:
-            pid, start = entry["pid"], entry["start_ticks"]
-            if start is None:
-                continue
-            if procfs.start_ticks(pid) == start:
-                for member in procfs.session_members(pid):
-                    os.kill(member, signal.SIGKILL)
-                ended.append(f"{entry['name']} (pid {pid})")
+        for entry in noted if isinstance(noted, list) else []:
+            pid, start, name = _entry(entry)
+            if start is not None and _end_session(pid, start):
+                ended.append(f"{name} (pid {pid})")
         self._path.unlink()
         return ended
+
+
+def _entry(entry: Any) -> tuple[int, int | None, str]:
+    """PID, start and name of a ledger's entry; no start where the entry is damaged."""
+    if isinstance(entry, dict) and all(
+        isinstance(entry.get(k), int) for k in ("pid", "start_ticks")
+    ):
+        return entry["pid"], entry["start_ticks"], str(entry.get("name"))
+    return 0, None, ""
+
+
+def _end_session(leader: int, start_ticks: int) -> bool:
+    """End a child of an earlier hostside and what it started; out: whether anything lived.
+
+    Where the leader is gone, members of its session are ended only if they carry the mark of
+    hostside's children. The lock is held, so no living hostside has any.
+    """
+    alive = procfs.start_ticks(leader)
+    if alive is not None and alive != start_ticks:
+        return False
+    members = procfs.session_members(leader)
+    if alive is None:
+        members = [pid for pid in members if _is_marked(pid)]
+    for pid in members:
+        _kill(pid)
+    return bool(members)
+
+
+def _is_marked(pid: int) -> bool:
+    try:
+        return f"{_MARK}=1".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class Child:
@@ -97,6 +136,7 @@ class Child:
         self.name = name
         self.argv = list(argv)
         self.messages: deque[dict[str, Any]] = deque(maxlen=_MESSAGES)
+        self.heard = 0
         self.lines: deque[str] = deque(maxlen=_TAIL_LINES)
         self.text = {"out": bytearray(), "err": bytearray()}
         self.output_bytes = 0
@@ -113,7 +153,12 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", **env},
+                env={
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "LANG": "C.UTF-8",
+                    **env,
+                    _MARK: "1",
+                },
                 start_new_session=True,
                 cwd="/",
             )
@@ -146,13 +191,16 @@ class Child:
         code = self._process.returncode
         how = "is running" if code is None else f"exit code {code}"
         if code is not None and code < 0:
-            how = signal.Signals(-code).name
+            names = {number.value: number.name for number in signal.Signals}
+            how = names.get(-code, f"signal {-code}")
         return f"{how}, last line: {self.lines[-1]}" if self.lines else how
 
     def send(self, signal_name: str) -> None:
         """Send a signal to the program itself; nothing happens when it has ended."""
+        # By the descriptor, which names this process for good and reaps nothing behind our back.
         if self._process.returncode is None:
-            self._process.send_signal(signal.Signals[signal_name])
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.Signals[signal_name])
 
     def stop(self, signal_name: str, timeout_s: float) -> float:
         """End the program and all of its session, by a signal and then by SIGKILL.
@@ -162,21 +210,27 @@ class Child:
         """
         with self._loop.shielded():
             began_s = time.monotonic()
+            alone = len(procfs.descendants(self.pid)) == 1
             self.send(signal_name)
             if not self._loop.until(lambda: self._process.returncode is not None, timeout_s):
                 self.send("SIGKILL")
                 self._loop.until(lambda: self._process.returncode is not None, timeout_s)
-            self._kill_group()
+            self._kill_rest(alone=alone)
             self._loop.until(lambda: self.ended, timeout_s)
             self._close()
             return time.monotonic() - began_s
 
-    def _kill_group(self) -> None:
-        """End what the program started and left behind, in the group that it led."""
-        try:
+    def _kill_rest(self, *, alone: bool) -> None:
+        """End what the program started and left behind.
+
+        The group goes by one call; the whole session, with groups that the program made, takes a
+        look at every process of the host, so only where it had children.
+        """
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        if not alone:
+            for pid in procfs.session_members(self.pid):
+                _kill(pid)
 
     def _on_exit(self) -> None:
         if self._process.poll() is not None:
@@ -201,7 +255,7 @@ class Child:
             return
         self._keep(key, data)
         *whole, rest = (self._partial[key] + data).split(b"\n")
-        self._partial[key] = rest[-_READ_BYTES:]
+        self._partial[key] = rest[-_LINE_BYTES:]
         for line in whole:
             self._on_whole_line(key, line)
 
@@ -232,6 +286,7 @@ class Child:
                 message = None
             if isinstance(message, dict):
                 self.messages.append(message)
+                self.heard += 1
         if self.on_line is not None:
             self.on_line(line)
 

@@ -42,6 +42,8 @@ def symbols(path: Path, names: Iterable[str]) -> dict[str, Symbol]:
         OSError: the file cannot be read.
     """
     wanted = {name.encode(): name for name in names}
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is not an ELF-64 little-endian file: it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:6] != b"\x7fELF\x02\x01":
             raise ValueError(f"{path} is not an ELF-64 little-endian file")
@@ -72,9 +74,8 @@ def _symbols(data: mmap.mmap, wanted: dict[bytes, str]) -> dict[str, Symbol]:
     for section in sections:
         if section[1] != _SHT_SYMTAB:
             continue
-        table = data[section[4] : section[4] + section[5]]
-        strings_section = sections[section[6]]
-        strings = data[strings_section[4] : strings_section[4] + strings_section[5]]
+        table = _content(data, section)
+        strings = _content(data, sections[section[6]])
         starts = {at: name for name in wanted for at in _occurrences(strings, name)}
         for name_at, info, _, _, address, size in struct.iter_unpack("<IBBHQQ", table):
             name = starts.get(name_at)
@@ -85,6 +86,15 @@ def _symbols(data: mmap.mmap, wanted: dict[bytes, str]) -> dict[str, Symbol]:
                     offset = load_offset + address - load_address
                     found[wanted[name]] = Symbol(wanted[name], address, offset, size)
     return found
+
+
+def _content(data: mmap.mmap, section: tuple[int, ...]) -> bytes:
+    """The bytes of a section; struct.error where the file ends before it does."""
+    offset, size = section[4], section[5]
+    content = data[offset : offset + size]
+    if len(content) != size:
+        raise struct.error(f"a section of {size} bytes at {offset:#x} is not whole")
+    return content
 
 
 def _occurrences(strings: bytes, name: bytes) -> list[int]:

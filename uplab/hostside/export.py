@@ -35,9 +35,11 @@ def write(runs: Path, run_id: str, out: IO[bytes]) -> None:
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for folder, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith(PART_PREFIX))
-            for name in sorted(name for name in names if not name.startswith(PART_PREFIX)):
-                file = Path(folder, name)
-                archive.add(file, str(file.relative_to(path)), recursive=False)
+            inside = Path(folder).relative_to(path)
+            kept = sorted(name for name in names if not name.startswith(PART_PREFIX))
+            # Folders too: one without files, such as the trials of a run that ended early.
+            for name in (*folders, *kept):
+                archive.add(Path(folder, name), str(inside / name), recursive=False)
 
 
 def forget(runs: Path, run_id: str) -> None:

@@ -63,6 +63,11 @@ class Loop:
         """Forget a descriptor; it must not be closed before."""
         self._selector.unregister(descriptor)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._signal is not None
+
     @contextmanager
     def shielded(self) -> Iterator[None]:
         """While open, an interruption waits: for cleaning up, which is bounded in time."""

@@ -58,7 +58,10 @@ def maps(pid: int) -> list[Mapping]:
 def parse_maps(text: str) -> list[Mapping]:
     """Parse ``/proc/PID/maps``; a path may contain spaces."""
     mappings = []
-    for line in text.splitlines():
+    # Not splitlines(): a path may hold a form feed and others that it takes for ends of lines.
+    for line in text.split("\n"):
+        if not line:
+            continue
         parts = line.split(maxsplit=5)
         start, end = parts[0].split("-")
         mappings.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
 import types
 import typing
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ Mode = Literal["none", "none-again", "tracer-only", "kernel-uprobe", "userspace-
 Scalar = int | float | str
 T = TypeVar("T", bound="DataclassInstance")
 
+#: A path that stays inside the adapter's folder: no part of it begins with a dot.
+_INSIDE = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 
@@ -46,8 +49,8 @@ class FileRef:
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     def __post_init__(self) -> None:
-        by_component = self.component is not None and self.file is not None
-        if by_component == (self.path is not None):
+        given = (self.component is not None, self.file is not None, self.path is not None)
+        if given not in ((True, True, False), (False, False, True)):
             raise ValueError("give either component and file, or path")
 
 
@@ -102,6 +105,15 @@ class ServerAdapter:
     stop_timeout_s: float = 3.0
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
+    def __post_init__(self) -> None:
+        times_s = {"ready_timeout_s": self.ready_timeout_s, "stop_timeout_s": self.stop_timeout_s}
+        _check_program(self.argv, {"stop_signal": self.stop_signal}, times_s)
+        _require(self.url.startswith(("http://", "https://")), "url", "allowed are http and https")
+        try:
+            re.compile(self.ready_line)
+        except re.error as error:
+            raise ValueError(f"ready_line: no regular expression ({error})") from error
+
 
 @dataclass(frozen=True)
 class HitsRule:
@@ -115,6 +127,12 @@ class HitsRule:
     per_connection: float = 0.0
     traits: tuple[str, ...] = ()
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.minimum <= self.maximum and self.per_connection >= 0):
+            raise ValueError(
+                f"allowed is 0 <= minimum <= maximum, found {self.minimum:g} and {self.maximum:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,8 +185,17 @@ class TracerAdapter:
 
     def __post_init__(self) -> None:
         for mode in self.modes:
-            if mode in UNTRACED_MODES:
-                raise ValueError(f"modes: {mode} has no tracer")
+            _require(mode not in UNTRACED_MODES, "modes", f"{mode} has no tracer")
+        _require(bool(self.modes), "modes", "at least one")
+        signals = {"counters_signal": self.counters_signal, "stop_signal": self.stop_signal}
+        times_s = {
+            "attached_timeout_s": self.attached_timeout_s,
+            "stop_timeout_s": self.stop_timeout_s,
+        }
+        _check_program(self.argv, signals, times_s)
+        names = [site.name for site in self.sites]
+        for index, name in enumerate(names):
+            _require(name not in names[:index], f"sites.{index}", f"{name} is there already")
 
 
 @dataclass(frozen=True)
@@ -193,6 +220,15 @@ class LoadAdapter:
     stop_signal: str = "SIGINT"
     overrun_s: float = 10.0
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        _check_program(self.argv, {"stop_signal": self.stop_signal}, {"overrun_s": self.overrun_s})
+        _require("duration_s" in self.parameters, "parameters", "duration_s is missing")
+        for index, name in enumerate(self.files):
+            inside = bool(_INSIDE.fullmatch(name))
+            _require(inside, f"files.{index}", f"{name!r} is no file in the adapter's folder")
+        inside = bool(_INSIDE.fullmatch(self.python))
+        _require(inside, "python", f"{self.python!r} is no file in the adapter's folder")
 
 
 @dataclass(frozen=True)
@@ -220,6 +256,11 @@ class Limits:
     over: Literal["flag", "invalid"] = "flag"
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
+    def __post_init__(self) -> None:
+        for name in ("steal_pct", "foreign_pct"):
+            value = getattr(self, name)
+            _require(0 <= value <= 100, name, f"allowed are 0 to 100 percent, found {value!r}")
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -228,6 +269,11 @@ class Repeat:
     per_block: int = 1
     per_run: int = 3
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        for name in ("per_block", "per_run"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1000, name, f"allowed are 0 to 1000, found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -259,6 +305,22 @@ class Plan:
     adapters: Adapters
     artifacts: dict[str, str]
     header: dict[str, Any] = field(default_factory=dict)
+
+
+def _require(condition: bool, place: str, text: str) -> None:
+    """Raise ValueError as ``field: text``, which the reader of the YAML file turns into a line."""
+    if not condition:
+        raise ValueError(f"{place}: {text}")
+
+
+def _check_program(argv: tuple[str, ...], signals: Mapping[str, str], times_s: Any) -> None:
+    """What holds for every adapter that starts a program."""
+    _require(bool(argv), "argv", "at least the program")
+    for name, value in signals.items():
+        known = value in signal.Signals.__members__
+        _require(known, name, f"no signal {value!r}; allowed are names such as SIGTERM")
+    for name, value_s in times_s.items():
+        _require(0 < value_s < 86_400, name, f"allowed is more than 0 s, found {value_s!r}")
 
 
 def fill(template: str, values: Mapping[str, Scalar]) -> str:
@@ -323,7 +385,13 @@ def build(cls: type[T], data: Any) -> T:
     unknown = set(data) - set(known)
     if unknown:
         raise ValueError(f"{cls.__name__}: unknown field {', '.join(sorted(unknown))}")
-    values = {name: _value(hints[name], data[name]) for name in known if name in data}
+    values = {}
+    for name in known:
+        if name in data:
+            try:
+                values[name] = _value(hints[name], data[name])
+            except ValueError as error:
+                raise ValueError(f"{cls.__name__}.{name}: {error}") from error
     try:
         return cls(**values)
     except TypeError as error:
@@ -335,8 +403,12 @@ def _value(hint: Any, data: Any) -> Any:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise ValueError(f"expected a list, found {type(data).__name__}")
         return tuple(_value(arguments[0], item) for item in data)
     if origin is dict:
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, found {type(data).__name__}")
         return {key: _value(arguments[1], item) for key, item in data.items()}
     if origin in (types.UnionType, typing.Union):
         for option in arguments:

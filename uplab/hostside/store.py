@@ -60,6 +60,8 @@ def load(root: Path) -> Store:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
         manifest = {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Run: invoke lab.setup") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} is not a manifest")
     return Store(root, manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ _COUNTERS_TIMEOUT_S = 5.0
 
 
 def message(child: Child, event: str, after: int = 0) -> dict[str, Any] | None:
-    """The first message of a kind among those past the first ``after`` messages."""
-    for entry in list(child.messages)[after:]:
+    """The first message of a kind among those past the first ``after`` that were heard."""
+    forgotten = child.heard - len(child.messages)
+    for entry in itertools.islice(child.messages, max(after - forgotten, 0), None):
         if entry.get("event") == event:
             return entry
     return None
@@ -50,7 +52,7 @@ def read_counters(loop: Loop, child: Child, signal_name: str) -> dict[str, Any]:
     Raises:
         TrialError: ``tracer-died``, or ``no-counters`` when it does not answer.
     """
-    heard = len(child.messages)
+    heard = child.heard
     child.send(signal_name)
     loop.until(
         lambda: message(child, "counters", heard) is not None or child.ended, _COUNTERS_TIMEOUT_S
@@ -86,19 +88,19 @@ def expected_sites(
         TrialError: ``sites-disagree`` with the first site on which both sides differ.
     """
     placement: Placement = adapter.modes[mode].placement
-    reported = list(attached.get("sites", []))
     if placement == "untouched" and attached.get("attach") != "none":
         raise TrialError(
             "sites-disagree",
             f"{mode} must set no probe, but the tracer attached by {attached.get('attach')}",
         )
-    if placement == "untouched" and not reported:
+    if placement == "untouched" and not attached.get("sites"):
         return []
+    reported = _reported(attached)
     found = elf.symbols(program, [site.symbol for site in adapter.sites])
     real = os.path.realpath(program)
     sites: list[ExpectedSite] = []
     for declared in adapter.sites:
-        offsets = [s["offset"] for s in reported if s.get("name") == declared.name]
+        offsets = [offset for name, offset in reported if name == declared.name]
         _check_offsets(declared, found.get(declared.symbol), offsets, program)
         sites.extend(
             ExpectedSite(
@@ -112,10 +114,25 @@ def expected_sites(
             )
             for offset in offsets
         )
-    extra = {s.get("name") for s in reported} - {site.name for site in adapter.sites}
+    extra = {name for name, _ in reported} - {site.name for site in adapter.sites}
     if extra:
         raise TrialError("sites-disagree", f"the adapter declares no site named {sorted(extra)}")
     return sites
+
+
+def _reported(attached: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Name and offset of each site in the tracer's message, which may hold anything."""
+    sites = attached.get("sites")
+    if not isinstance(sites, list):
+        raise TrialError("sites-disagree", f"the tracer lists no sites but {str(sites)[:200]}")
+    found = []
+    for site in sites:
+        name, offset = (site.get("name"), site.get("offset")) if isinstance(site, dict) else (0, 0)
+        if not isinstance(name, str) or not isinstance(offset, int):
+            text = f"the tracer lists a site without name and offset: {str(site)[:200]}"
+            raise TrialError("sites-disagree", text)
+        found.append((name, offset))
+    return found
 
 
 def instruction_class(code: bytes) -> str:
@@ -183,19 +200,23 @@ def hits_between(
     after: Mapping[str, Any],
     requests: int | None,
 ) -> dict[str, Any]:
-    """The hits of each site and group during the measurement, and per completed request."""
+    """The hits of each site and group during the measurement, and per completed request.
+
+    Raises:
+        TrialError: ``no-counters`` where the tracer did not count something: that is not 0.
+    """
 
     def per_request(hits: int) -> float | None:
         return hits / requests if requests else None
 
-    def by_offset(counters: Mapping[str, Any]) -> dict[int, int]:
-        return {site["offset"]: site["hits"] for site in counters.get("sites", [])}
-
-    first, last = by_offset(before), by_offset(after)
+    first, last = _hits_by_offset(before), _hits_by_offset(after)
     rows = []
     groups: dict[str, int] = {}
     for site in sites:
-        hits = last.get(site.offset, 0) - first.get(site.offset, 0)
+        if site.offset not in first or site.offset not in last:
+            text = f"the tracer did not count the hits of {site.name} at {site.offset:#x}"
+            raise TrialError("no-counters", text)
+        hits = last[site.offset] - first[site.offset]
         groups[site.name] = groups.get(site.name, 0) + hits
         rows.append(
             {
@@ -209,14 +230,33 @@ def hits_between(
                 "per_request": per_request(hits),
             }
         )
-    events = {
-        key: after.get("events", {}).get(key, 0) - before.get("events", {}).get(key, 0)
-        for key in ("emitted", "received", "lost")
-    }
     return {
         "sites": rows,
         "by_name": {
             name: {"hits": hits, "per_request": per_request(hits)} for name, hits in groups.items()
         },
-        "events": events,
+        "events": {
+            key: _events(after, key) - _events(before, key)
+            for key in ("emitted", "received", "lost")
+        },
     }
+
+
+def _hits_by_offset(counters: Mapping[str, Any]) -> dict[int, int]:
+    """What the tracer counted at each site; entries of another form are left out."""
+    sites = counters.get("sites")
+    return {
+        site["offset"]: site["hits"]
+        for site in (sites if isinstance(sites, list) else [])
+        if isinstance(site, dict)
+        and isinstance(site.get("offset"), int)
+        and isinstance(site.get("hits"), int)
+    }
+
+
+def _events(counters: Mapping[str, Any], key: str) -> int:
+    events = counters.get("events")
+    count = events.get(key) if isinstance(events, dict) else None
+    if not isinstance(count, int):
+        raise TrialError("no-counters", f"the tracer did not count its events: {key} is missing")
+    return count

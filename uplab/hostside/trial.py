@@ -34,6 +34,8 @@ from uplab.hostside.spec import (
 )
 
 _SAMPLE_S = 1.0
+_LOAD_STOP_S = 0.5
+_HURRIED_STOP_S = 1.5
 _FENCE_TIMEOUT_S = 3.0
 _DETACH_BYTES_TIMEOUT_S = 1.0
 
@@ -79,14 +81,18 @@ class Trial:
         """What the templates of an adapter may name."""
         values: dict[str, Scalar] = {"root": str(self.context.store.root)}
         values |= {name: str(self.context.store.path(ref)) for name, ref in programs.items()}
-        values |= self.cell.server_parameters
         values |= {"body_bytes": self.cell.body_bytes}
         return values
 
     @property
+    def server_values(self) -> dict[str, Scalar]:
+        """What the server's templates may name."""
+        return self.values(self.server_adapter.programs) | self.cell.server_parameters
+
+    @property
     def url(self) -> str:
         """Where the server answers."""
-        return fill(self.server_adapter.url, self.values(self.server_adapter.programs))
+        return fill(self.server_adapter.url, self.server_values)
 
     # ---- the steps -----------------------------------------------------------------------
 
@@ -169,7 +175,7 @@ class Trial:
 
     def _start_server(self) -> None:
         adapter = self.server_adapter
-        values = self.values(adapter.programs)
+        values = self.server_values
         self.server = Child(
             self.context.loop,
             self.context.ledger,
@@ -217,7 +223,11 @@ class Trial:
             self.context.loop, _must(self.tracer), adapter.attached_timeout_s
         )
         self.record["attached"] = attached
-        program = Path(f"/proc/{_must(self.server).pid}/exe").readlink()
+        server = _must(self.server)
+        try:
+            program = Path(f"/proc/{server.pid}/exe").readlink()
+        except OSError as error:
+            raise TrialError("server-died", f"server died: {server.death()}") from error
         return tracing.expected_sites(adapter, self.cell.mode, attached, program)
 
     def _attest(self, when: str, expected: list[attest.ExpectedSite]) -> None:
@@ -316,19 +326,21 @@ class Trial:
 
     def _stop(self) -> None:
         """Stop what runs, load first, then tracer, then server; never raises on the way."""
+        # A run that is interrupted must have ended everything within 5 s, whatever ignores signals.
+        most_s = _HURRIED_STOP_S if self.context.loop.interrupted else float("inf")
         with self.context.loop.shielded():
             if self.load is not None:
-                self.load.stop(self.load_adapter.stop_signal, 0.5)
+                self.load.stop(self.load_adapter.stop_signal, _LOAD_STOP_S)
             if self.tracer is not None and self.tracer_adapter is not None:
                 adapter = self.tracer_adapter
-                self.tracer.stop(adapter.stop_signal, adapter.stop_timeout_s)
+                self.tracer.stop(adapter.stop_signal, min(adapter.stop_timeout_s, most_s))
                 end = tracing.message(self.tracer, "end")
                 if end is not None:
                     self.record["end"] = end
             if self.server is not None:
-                self.server.stop(
-                    self.server_adapter.stop_signal, self.server_adapter.stop_timeout_s
-                )
+                server_adapter = self.server_adapter
+                timeout_s = min(server_adapter.stop_timeout_s, most_s)
+                self.server.stop(server_adapter.stop_signal, timeout_s)
             self._clear_scratch()
 
     def _check_logs(self) -> None:

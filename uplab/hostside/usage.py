@@ -44,9 +44,10 @@ def _cpu_s(before: Snapshot, after: Snapshot, pids: list[int]) -> float | None:
     """CPU seconds between two snapshots; None when one of the processes is missing."""
     total = 0.0
     for pid in pids:
-        if pid not in before.processes or pid not in after.processes:
+        first, last = before.processes.get(pid), after.processes.get(pid)
+        if first is None or last is None or first.start_ticks != last.start_ticks:
             return None
-        total += after.processes[pid].cpu_s - before.processes[pid].cpu_s
+        total += last.cpu_s - first.cpu_s
     return total
 
 

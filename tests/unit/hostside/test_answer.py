@@ -172,7 +172,7 @@ def test_an_answer_that_is_none(speak: Callable[[socket.socket], None]) -> None:
         assert refused(url).code == "no-answer"
 
 
-def test_https_to_a_server_that_speaks_http(tls: ssl.SSLContext) -> None:
+def test_https_to_a_server_that_speaks_http() -> None:
     with serving() as url:
         error = refused(url.replace("http:", "https:"))
     assert error.code == "no-answer"
@@ -235,4 +235,3 @@ def test_a_body_without_end_is_not_kept() -> None:
         error = refused(url)
     assert error.code in ("no-answer", "wrong-answer")
     assert sent < 32 << 20, "all of it was read"
-

@@ -53,9 +53,7 @@ class Target:
 
     @property
     def libc(self) -> Mapping:
-        return next(
-            m for m in procfs.maps(self.pid) if m.executable and "/libc.so" in m.path
-        )
+        return next(m for m in procfs.maps(self.pid) if m.executable and "/libc.so" in m.path)
 
     @property
     def agent(self) -> Mapping:
@@ -80,7 +78,7 @@ class Target:
         return self.libc.start + site.offset - self.libc.offset
 
     def write(self, address: int, data: bytes) -> None:
-        with open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+        with Path(f"/proc/{self.pid}/mem").open("r+b", buffering=0) as memory:
             memory.seek(address)
             memory.write(data)
 
@@ -246,7 +244,7 @@ def test_a_declared_probe_does_not_excuse_another_one(target: Target) -> None:
 def test_an_alteration_right_behind_a_probe_is_not_covered_by_it(target: Target) -> None:
     site = target.site("kernel")
     address = target.address(site)
-    with open(f"/proc/{target.pid}/mem", "rb", buffering=0) as memory:
+    with Path(f"/proc/{target.pid}/mem").open("rb", buffering=0) as memory:
         memory.seek(address + 9)
         (old,) = memory.read(1)
     target.write(address, b"\xcc")

@@ -18,6 +18,7 @@ from uplab.hostside.spec import (
     FileRef,
     LoadAdapter,
     ModeSpec,
+    Parameter,
     ServerAdapter,
     TracerAdapter,
 )
@@ -37,7 +38,8 @@ TRACER = TracerAdapter(
     needs_traits=("go",),
     programs={"p": FileRef(component="tracer", file="bin/t")},
 )
-LOAD = LoadAdapter(1, "load", "l", "", "closed", ("{p}",), "adapter.py")
+DURATION = {"duration_s": Parameter(1, 1, 9, "s", "how long")}
+LOAD = LoadAdapter(1, "load", "l", "", "closed", ("{p}",), "adapter.py", parameters=DURATION)
 CELL = Cell("s-tracer-only-t-12B", "s", "tracer-only", "t", 12, "l", {"duration_s": 1})
 UNTRACED = replace(CELL, id="s-none-12B", mode="none", tracer=None)
 
@@ -86,7 +88,9 @@ def test_a_component_that_is_not_there_is_named(store: Store) -> None:
 def test_every_missing_program_is_named_once(store: Store) -> None:
     (store.root / "bin" / "t").unlink()
     load = replace(LOAD, programs={"p": FileRef(component="l", file="x")})
-    server = replace(SERVER, programs={"p": FileRef(path="/nothing"), "q": FileRef(path="/nothing")})
+    server = replace(
+        SERVER, programs={"p": FileRef(path="/nothing"), "q": FileRef(path="/nothing")}
+    )
     status, reason = judge(CELL, adapters(server, load=load), store)
     assert status == NOT_AVAILABLE
     assert reason == (
@@ -131,7 +135,7 @@ def test_what_this_machine_has_is_met(need: str, store: Store) -> None:
     assert (unmet(need, store) is None) == evidence[need]
 
 
-def test_without_root_it_says_so_and_the_kernel_refuses_bpf(store: Store) -> None:
+def test_without_root_it_says_so_and_the_kernel_refuses_bpf() -> None:
     program = (
         "import json, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -140,8 +144,9 @@ def test_without_root_it_says_so_and_the_kernel_refuses_bpf(store: Store) -> Non
         "from uplab.hostside.spec import *\n"
         "from uplab.hostside.store import Store\n"
         "store = Store(Path('/nowhere'))\n"
-        "server = ServerAdapter(1, 'server', 's', '', (), '', '')\n"
-        "load = LoadAdapter(1, 'load', 'l', '', 'closed', (), '')\n"
+        "server = ServerAdapter(1, 'server', 's', '', ('p',), 'http://h/', '')\n"
+        "duration = {'duration_s': Parameter(1, 1, 9, 's', '')}\n"
+        "load = LoadAdapter(1, 'load', 'l', '', 'closed', ('p',), 'a', parameters=duration)\n"
         "cell = Cell('c', 's', 'none', None, 12, 'l', {}, {'port': 1023})\n"
         "judged = doctor.judge(cell, Adapters({'s': server}, {}, {'l': load}), store)\n"
         "print(json.dumps([doctor.unmet('root', store), doctor.unmet('bpf', store), judged]))\n"

@@ -1,4 +1,4 @@
-"""uplab/hostside/elf.py: where symbols lie, compared with nm, and with what a linker never makes."""
+"""uplab/hostside/elf.py: where symbols lie, by nm's word, and files that no linker makes."""
 
 import struct
 import subprocess

@@ -26,11 +26,11 @@ TRACER = TracerAdapter(
     "tracer",
     "t",
     "",
-    (),
+    ("{p}",),
     modes={"tracer-only": ModeSpec(), "kernel-uprobe": ModeSpec(placement="kernel")},
     sites=(ENTRY,),
 )
-SERVER = ServerAdapter(1, "server", "s", "", (), "", "", traits=("go", "tls"))
+SERVER = ServerAdapter(1, "server", "s", "", ("{p}",), "http://h/", "", traits=("go", "tls"))
 CELL = Cell("c", "s", "kernel-uprobe", "t", 12, "l", {"duration_s": 1, "connections": 10})
 NO_EVENTS = {"emitted": 0, "received": 0, "lost": 0}
 
@@ -152,7 +152,11 @@ def test_each_problem_of_the_load_is_a_reason() -> None:
         (5.0, 10.0, []),
         (5.04, 0.0, ["steal 5.0 % of the host's CPU > 5 %"]),
         (0.0, 10.1, ["foreign 10.1 % of the host's CPU > 10 %"]),
-        (50.0, 60.0, ["steal 50.0 % of the host's CPU > 5 %", "foreign 60.0 % of the host's CPU > 10 %"]),
+        (
+            50.0,
+            60.0,
+            ["steal 50.0 % of the host's CPU > 5 %", "foreign 60.0 % of the host's CPU > 10 %"],
+        ),
     ],
 )
 def test_a_host_that_was_not_quiet(steal: float, foreign: float, said: list[str]) -> None:

@@ -44,7 +44,7 @@ def test_maps_of_this_process() -> None:
     programs = [m for m in found if m.path == os.path.realpath("/proc/self/exe")]
     assert any(m.executable for m in programs)
     assert any(not m.executable for m in programs)
-    assert {m.inode for m in programs} == {os.stat("/proc/self/exe").st_ino}
+    assert {m.inode for m in programs} == {Path("/proc/self/exe").stat().st_ino}
     assert all(m.start < m.end for m in found)
     assert any(m.path == "[stack]" and not m.inode for m in found)
 
@@ -56,9 +56,7 @@ def test_a_path_in_maps_may_hold_blanks_and_more() -> None:
         "7f20-7f30 --xp 00000000 08:01 7                          /form\x0cfeed\x85.so\n"
     )
     first, second, third = procfs.parse_maps(text)
-    assert first == procfs.Mapping(
-        0x7F00, 0x7F10, "r-xp", 0x1000, 42, "/a dir/lib x.so (deleted)"
-    )
+    assert first == procfs.Mapping(0x7F00, 0x7F10, "r-xp", 0x1000, 42, "/a dir/lib x.so (deleted)")
     assert first.executable
     assert (second.path, second.inode, second.executable) == ("", 0, False)
     assert third.path == "/form\x0cfeed\x85.so"
@@ -166,7 +164,7 @@ def test_descendants_reach_through_generations_and_threads() -> None:
         "def start(): print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)\n"
         "threading.Thread(target=start).start()\n"
     )
-    shell = f"{sys.executable} -c \"{program}\"; :"
+    shell = f'{sys.executable} -c "{program}"; :'
     with running("sh", "-c", shell) as process:
         grandchild = int(line_of(process))
         tree = procfs.descendants(process.pid)
@@ -196,6 +194,8 @@ def test_who_listens_on_a_port_is_named(family: socket.AddressFamily, address: s
 
 
 def test_a_connection_is_no_listener() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with socket.create_connection(listening.getsockname()) as connection:
-            assert procfs.listeners(connection.getsockname()[1]) == []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as connection,
+    ):
+        assert procfs.listeners(connection.getsockname()[1]) == []

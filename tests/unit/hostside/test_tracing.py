@@ -26,7 +26,7 @@ ADAPTER = TracerAdapter(
     "tracer",
     "t",
     "",
-    (),
+    ("{p}",),
     modes={"tracer-only": ModeSpec(), "kernel-uprobe": ModeSpec(placement="kernel")},
     sites=(ENTRY, RET),
 )
@@ -129,7 +129,7 @@ def test_a_tracer_that_does_not_count(
     monkeypatch.setattr(tracing, "_COUNTERS_TIMEOUT_S", 0.1)
     child = start(
         "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
-        "print('{\"event\": \"attached\"}', flush=True)\nsignal.pause()"
+        'print(\'{"event": "attached"}\', flush=True)\nsignal.pause()'
     )
     tracing.wait_attached(loop, child, 5.0)
     with pytest.raises(TrialError, match=r"no counters within 0\.1 s") as caught:
@@ -181,9 +181,10 @@ def test_sites_on_which_both_sides_agree(program: Path, offset: int, tmp_path: P
     link.symlink_to(program)
     real = str(program.resolve())
     assert expected_sites(ADAPTER, "kernel-uprobe", attached, link) == [
-        ExpectedSite("enter", "traced", "entry", real, offset, "kernel"),
-        ExpectedSite("leave", "traced", "ret", real, offset + 11, "kernel"),
-        ExpectedSite("leave", "traced", "ret", real, offset + 13, "kernel"),
+        # The mark begins with a U: the code of a push.
+        ExpectedSite("enter", "traced", "entry", real, offset, "kernel", "emulated"),
+        ExpectedSite("leave", "traced", "ret", real, offset + 11, "kernel", "return"),
+        ExpectedSite("leave", "traced", "ret", real, offset + 13, "kernel", "return"),
     ]
 
 
@@ -200,7 +201,7 @@ def test_sites_that_a_tracer_would_probe_must_be_untouched(program: Path, offset
 
 
 def test_a_tracer_that_attached_where_it_must_not(program: Path) -> None:
-    with pytest.raises(TrialError, match="tracer-only must set no probe, but .* by perf_event"):
+    with pytest.raises(TrialError, match=r"tracer-only must set no probe, but .* by perf_event"):
         expected_sites(ADAPTER, "tracer-only", said(attach="perf_event"), program)
     with pytest.raises(TrialError, match="must set no probe"):
         expected_sites(ADAPTER, "tracer-only", {"event": "attached"}, program)
@@ -258,11 +259,39 @@ def test_a_message_of_another_form_is_a_disagreement_and_no_crash(
     assert disagreement(attached, program)
 
 
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("c3", "return"),
+        ("c20800", "return"),
+        ("0f1f440000", "nop5"),
+        ("55", "emulated"),
+        ("4157", "emulated"),
+        ("e800000000", "emulated"),
+        ("e900000000", "emulated"),
+        ("eb10", "emulated"),
+        ("7410", "emulated"),
+        ("0f8400000000", "emulated"),
+        ("90", "emulated"),
+        ("6690", "emulated"),
+        ("0f1f4000", "emulated"),
+        # What Go's functions begin with: the check of the stack's limit.
+        ("493b6610", "single-stepped"),
+        ("4883ec28", "single-stepped"),
+        ("64488b0c25", "single-stepped"),
+        ("4189c0", "single-stepped"),
+        ("0f05", "single-stepped"),
+    ],
+)
+def test_the_class_of_an_instruction(code: str, name: str) -> None:
+    assert tracing.instruction_class(bytes.fromhex(code)) == name
+
+
 # --- hits -----------------------------------------------------------------------------------------
 
 
 def site(name: str, offset: int) -> ExpectedSite:
-    return ExpectedSite(name, f"sym.{name}", "entry", "/s", offset, "kernel")
+    return ExpectedSite(name, f"sym.{name}", "entry", "/s", offset, "kernel", "nop5")
 
 
 def counters(hits: dict[int, int], **events: int) -> dict[str, Any]:
@@ -289,6 +318,7 @@ def test_hits_are_differences_by_site_and_by_name() -> None:
         "at": "entry",
         "file": "/s",
         "offset": 1,
+        "class": "nop5",
         "hits": 1000,
         "per_request": 10.0,
     }

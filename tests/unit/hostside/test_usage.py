@@ -107,8 +107,9 @@ def test_the_arithmetic() -> None:
 
 @pytest.mark.parametrize("requests", [None, 0])
 def test_without_requests_there_is_no_figure_per_request(requests: int | None) -> None:
-    before, after = moment(0.0, processes={1: process(1, 1.0)}), moment(
-        1.0, processes={1: process(1, 2.0)}
+    before, after = (
+        moment(0.0, processes={1: process(1, 1.0)}),
+        moment(1.0, processes={1: process(1, 2.0)}),
     )
     seen = usage(before, after, [1], [], requests)
     assert seen["server_s"] == 1.0

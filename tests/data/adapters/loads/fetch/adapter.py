@@ -28,7 +28,7 @@ def fetch(url: str, requests: int) -> list[int]:
 def collect(scratch: Path, exit_code: int, stdout: str, stderr: str) -> dict[str, Any]:
     """What hostside keeps of one run; never raises for what the run did."""
     seen: dict[str, Any] = {"elapsed_s": None, "latencies_us": []}
-    problems = [] if exit_code == 0 else [f"fetch ended with exit code {exit_code}"]
+    problems = [] if exit_code == 0 else [f"fetch ended with exit code {exit_code}: {stdout!r}"]
     try:
         seen = json.loads((scratch / "fetch.json").read_text())
     except (OSError, ValueError) as error:
