@@ -110,13 +110,13 @@ def test_a_second_run_is_refused_by_name(tmp_path: Path) -> None:
     first = started(tmp_path, "--only", "server=http,mode=none", "--set", "blocks=5")
     line_with(first, " req/s")
     second = invoke("bench.all", *quick(tmp_path), "--only", "server=https,mode=none")
-    out, err = first.communicate(timeout=LIMIT_S)
+    _, err = first.communicate(timeout=LIMIT_S)
     assert second.returncode == 4
     assert "bench.all: host local: this host is busy: run " in second.stderr
     assert first.returncode == 0, err
 
 
-def test_bench_plan_shows_cells_order_and_duration_and_changes_nothing(tmp_path: Path) -> None:
+def test_bench_plan_shows_cells_order_and_duration_and_changes_nothing() -> None:
     before = sorted(os.listdir("/opt/uplab")), Path("/opt/uplab/manifest.json").stat().st_mtime_ns
     done = invoke("bench.plan", "--matrix", "seed", "--set", "seed=7")
     assert done.returncode == 0, done.stderr
@@ -128,7 +128,7 @@ def test_bench_plan_shows_cells_order_and_duration_and_changes_nothing(tmp_path:
     assert again.stdout == done.stdout
 
 
-def test_who_is_not_root_is_told_what_it_takes(tmp_path: Path) -> None:
+def test_who_is_not_root_is_told_what_it_takes() -> None:
     done = invoke("bench.plan", user=65534)
     assert done.returncode != 0
     assert done.stderr.count("\n") == 1
@@ -156,7 +156,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], text: str) 
     assert "Traceback" not in done.stderr
 
 
-def test_certify_walks_a_tracer_through_its_life(tmp_path: Path) -> None:
+def test_certify_walks_a_tracer_through_its_life() -> None:
     done = invoke("bench.certify", "tracer/gotrace", "--server", "https")
     assert done.returncode == 0, done.stderr
     assert "tracer/gotrace is certified on local" in done.stdout
