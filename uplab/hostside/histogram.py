@@ -2,8 +2,10 @@ r"""A latency histogram as a small file (`load.hist`), and percentiles of one or
 
 Standard library only: the same file is written on the host and read by the report.
 
-Form: the magic `uplabh1\n`, then zlib of: n, then n values in microseconds (ascending), then n
-counts, all unsigned 32-bit little-endian. 40,000 buckets are 420 KB as JSON and 30 KB like this.
+Form: the magic `uplabh1\n`, then zlib of: n, then n steps in microseconds, then n counts, all
+unsigned 32-bit little-endian. The first step is the lowest value, each further one the distance to
+the next value: mostly small and equal numbers, so the file is a third of what values would take and
+is inflated in half the time. 40,000 buckets are 420 KB as JSON and 10 KB like this.
 
 A decoder meets files from other machines, so it refuses whatever it does not expect: a reader that
 guesses would turn a damaged file into a wrong percentile.
@@ -17,7 +19,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 MAGIC = b"uplabh1\n"
 # One bucket per microsecond of a load generator's usual time limit of 2 s; this is twice that.
@@ -45,7 +47,8 @@ def encode(values_us: Sequence[int], counts: Sequence[int]) -> bytes:
     except (OverflowError, TypeError) as error:
         raise ValueError(f"a value or count is not an unsigned 32-bit number: {error}") from error
     _check(words_values, words_counts)
-    raw = struct.pack("<I", len(words_values)) + _bytes_of(words_values) + _bytes_of(words_counts)
+    steps = array("I", (b - a for a, b in pairwise((0, *words_values))))
+    raw = struct.pack("<I", len(steps)) + _bytes_of(steps) + _bytes_of(words_counts)
     return MAGIC + zlib.compress(raw, 6)
 
 
@@ -54,14 +57,18 @@ def decode(data: bytes) -> tuple[array[int], array[int]]:
 
     Raises ValueError when the magic, the size, the order or a count is wrong.
     """
-    values_part, counts_part = unpack(data)
-    values_us, counts = _words(values_part), _words(counts_part)
+    steps_part, counts_part = unpack(data)
+    try:
+        values_us = array("I", accumulate(_words(steps_part)))
+    except OverflowError as error:
+        raise ValueError("the values must ascend to less than 2^32 us") from error
+    counts = _words(counts_part)
     _check(values_us, counts)
     return values_us, counts
 
 
 def unpack(data: bytes) -> tuple[memoryview, memoryview]:
-    """The raw little-endian words of the values and of the counts, sizes checked, contents not.
+    """The raw little-endian words of the steps and of the counts, sizes checked, contents not.
 
     For a reader with a quicker way than decode() to check ascending values and counts above zero.
     Raises ValueError for a wrong magic, size, or a damaged or oversized body.

@@ -26,6 +26,7 @@ PERCENTILES = (50.0, 90.0, 99.0)
 # Buckets up to 4.2 s are added up in one array; the few above it, one by one.
 _DENSE_US = 2**22
 _AT_ONCE = 2
+_MOST_US = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Pool:
         self._tail: dict[int, int] = defaultdict(int)
         self.samples = 0
 
-    def add(self, values_us: NDArray[np.uint32], counts: NDArray[np.uint32]) -> None:
+    def add(self, values_us: NDArray[np.uint64], counts: NDArray[np.uint32]) -> None:
         """Add one histogram: ascending values in microseconds, and their counts."""
         import numpy as np
 
@@ -114,20 +115,21 @@ class Pool:
             self._dense = grown
 
 
-def _read(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint32]] | str:
+def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint32]] | str:
     """The histogram in a file, or why there is none."""
     import numpy as np
 
     try:
-        values_part, counts_part = histogram.unpack(bytes_of(path, histogram.MAX_FILE_BYTES))
+        steps_part, counts_part = histogram.unpack(bytes_of(path, histogram.MAX_FILE_BYTES))
     except FileNotFoundError:
         return f"no {HISTOGRAM_FILE}"
     except (OSError, ValueError) as error:
         return f"{HISTOGRAM_FILE}: {error}"
-    values_us = np.frombuffer(values_part, dtype="<u4")
+    steps_us = np.frombuffer(steps_part, dtype="<u4")
     counts = np.frombuffer(counts_part, dtype="<u4")
-    if np.any(values_us[1:] <= values_us[:-1]):
-        return f"{HISTOGRAM_FILE}: values must ascend"
+    values_us = np.cumsum(steps_us, dtype=np.uint64)
+    if not np.all(steps_us[1:]) or (len(values_us) and values_us[-1] > _MOST_US):
+        return f"{HISTOGRAM_FILE}: values must ascend to less than 2^32 us"
     if np.any(counts == 0):
         return f"{HISTOGRAM_FILE}: a bucket without a sample (count 0)"
     return values_us, counts
