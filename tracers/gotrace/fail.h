@@ -3,6 +3,8 @@
 #ifndef GOTRACE_FAIL_H
 #define GOTRACE_FAIL_H
 
+#include <stddef.h>
+
 enum {
 	FAIL_USAGE = 2,
 	FAIL_NO_PROCESS = 10,
@@ -17,6 +19,10 @@ enum {
 
 /* The name that starts every line on stderr; each program defines its own. */
 extern const char program_name[];
+
+/* Set by a program that may know a cause behind the failure: may replace the message, and returns
+ * the code to end with. */
+extern int (*fail_cause)(int code, char *message, size_t size);
 
 /* Prints "<program>: <message>" as one line on stderr and returns code. */
 int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -140,12 +140,23 @@ static int load_and_trace(int signal_fd)
 	return code;
 }
 
+/* Whatever failed before the probes were in: if the process is gone, that is the cause. */
+static int cause_of_failure(int code, char *message, size_t size)
+{
+	if (code == FAIL_TARGET_EXITED || !target_exits(&run.target))
+		return code;
+	snprintf(message, size, "process %d exited before it was traced: start it again",
+		 run.target.pid);
+	return FAIL_NO_PROCESS;
+}
+
 static int open_and_trace(int signal_fd)
 {
 	int code = target_open(run.options.pid, &run.target);
 
 	if (code)
 		return code;
+	fail_cause = cause_of_failure;
 	code = binary_open(run.target.exe_link, run.target.exe, &run.binary);
 	if (!code) {
 		code = sites_find(&run.binary, &run.sites);
@@ -153,6 +164,7 @@ static int open_and_trace(int signal_fd)
 			code = load_and_trace(signal_fd);
 		binary_close(&run.binary);
 	}
+	fail_cause = NULL;
 	target_close(&run.target);
 	return code;
 }

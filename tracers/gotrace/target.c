@@ -12,7 +12,7 @@
 
 #include "fail.h"
 
-enum { EXIT_GRACE_MS = 500 };
+enum { EXIT_GRACE_MS = 300 };
 
 static int unreachable(pid_t pid, int error)
 {
@@ -57,15 +57,6 @@ static int read_pid_namespace(pid_t pid, struct target *target)
 	return read_innermost_pid(pid, &target->pidns_pid);
 }
 
-/* A process that is being killed loses its executable a moment before it counts as exited; a kernel
- * thread never had one. */
-static bool exits_soon(const struct target *target)
-{
-	struct pollfd exited = {.fd = target->pidfd, .events = POLLIN};
-
-	return poll(&exited, 1, EXIT_GRACE_MS) > 0;
-}
-
 int target_open(pid_t pid, struct target *target)
 {
 	ssize_t length;
@@ -80,7 +71,7 @@ int target_open(pid_t pid, struct target *target)
 	length = readlink(target->exe_link, target->exe, sizeof(target->exe) - 1);
 	if (length >= 0)
 		code = read_pid_namespace(pid, target);
-	else if (errno == ENOENT && !exits_soon(target))
+	else if (errno == ENOENT && !target_exits(target))
 		code = fail(FAIL_NOT_GO, "process %d is a kernel thread: trace a Go program", pid);
 	else
 		code = unreachable(pid, errno);
@@ -94,6 +85,13 @@ bool target_exited(const struct target *target)
 	struct pollfd exited = {.fd = target->pidfd, .events = POLLIN};
 
 	return poll(&exited, 1, 0) > 0;
+}
+
+bool target_exits(const struct target *target)
+{
+	struct pollfd exited = {.fd = target->pidfd, .events = POLLIN};
+
+	return poll(&exited, 1, EXIT_GRACE_MS) > 0;
 }
 
 void target_close(struct target *target)

@@ -25,6 +25,10 @@ int target_open(pid_t pid, struct target *target);
 
 bool target_exited(const struct target *target);
 
+/* Whether the process has exited or does within a moment: one that is being killed loses its
+ * memory and its executable before it counts as exited. */
+bool target_exits(const struct target *target);
+
 void target_close(struct target *target);
 
 #endif

@@ -74,7 +74,7 @@ class Pool:
         self._tail: dict[int, int] = defaultdict(int)
         self.samples = 0
 
-    def add(self, values_us: NDArray[np.uint64], counts: NDArray[np.uint32]) -> None:
+    def add(self, values_us: NDArray[np.int64], counts: NDArray[np.uint32]) -> None:
         """Add one histogram: ascending values in microseconds, and their counts."""
         import numpy as np
 
@@ -115,7 +115,7 @@ class Pool:
             self._dense = grown
 
 
-def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint32]] | str:
+def _read(path: Path) -> tuple[NDArray[np.int64], NDArray[np.uint32]] | str:
     """The histogram in a file, or why there is none."""
     import numpy as np
 
@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint32]] | str:
         return f"{HISTOGRAM_FILE}: {error}"
     steps_us = np.frombuffer(steps_part, dtype="<u4")
     counts = np.frombuffer(counts_part, dtype="<u4")
-    values_us = np.cumsum(steps_us, dtype=np.uint64)
+    values_us = np.cumsum(steps_us, dtype=np.int64)
     if not np.all(steps_us[1:]) or (len(values_us) and values_us[-1] > _MOST_US):
         return f"{HISTOGRAM_FILE}: values must ascend to less than 2^32 us"
     if np.any(counts == 0):
