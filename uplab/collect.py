@@ -30,11 +30,9 @@ def unpack(data: bytes, into: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as archive:
             for count, member in enumerate(archive):
                 name = PurePosixPath(member.name)
-                if (
-                    name.is_absolute()
-                    or ".." in name.parts
-                    or not (member.isfile() or member.isdir())
-                ):
+                # tarfile drops the slash at the end of a folder's name: of "/" nothing is left.
+                leads_outside = name.is_absolute() or ".." in name.parts or not member.name
+                if leads_outside or not (member.isfile() or member.isdir()):
                     raise HostError(f"the host sent {member.name!r}, which no run directory holds")
                 total += member.size
                 if total > MAX_RUN_BYTES or count > MAX_FILES:
