@@ -6,6 +6,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +24,8 @@ NOT_MEASURABLE = pytest.StashKey[list[str]]()
 
 configuration.set_hypothesis_home_dir(ROOT / ".uplab" / "cache" / "hypothesis")
 # A shared, noisy machine: how long one example takes says nothing about the code.
-settings.register_profile("uplab", deadline=None)
+# The same examples each time: a run that fails can be repeated, and a change is what made it fail.
+settings.register_profile("uplab", deadline=None, derandomize=True, database=None)
 settings.load_profile("uplab")
 
 
@@ -122,11 +124,12 @@ def leaves_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _children() -> set[int]:
     """The pids of our children, of all threads."""
-    return {
-        int(pid)
-        for path in Path("/proc/self/task").glob("*/children")
-        for pid in path.read_text(encoding="ascii").split()
-    }
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        # A thread may end while it is looked at; its children are then another one's.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.update(int(pid) for pid in path.read_text(encoding="ascii").split())
+    return found
 
 
 def _wait_for_the_end(pids: set[int]) -> set[int]:
