@@ -1,0 +1,53 @@
+"""uplab/box/commands.py: what lab.box prints."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from uplab.box import commands, record
+from uplab.box.record import Box, Process
+from uplab.box.steps import Steps
+from uplab.errors import UsageError
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(
+        name="box1",
+        folder=tmp_path / "box1",
+        port=22,
+        suite="bookworm",
+        base="base-x",
+        machine="uplab-box1-1",
+        cgroups=(),
+        state=record.UP,
+        boot_id=record.boot_id(),
+        started_utc="2026-01-02T03:04:05+00:00",
+        leader=Process.of(os.getpid()),
+    )
+
+
+def test_each_box_has_a_line(box: Box) -> None:
+    other = replace(box, name="box10", suite="trixie", leader=None)
+    starting = replace(box, name="box11", state=record.STARTING, port=7722)
+    assert commands.table([box, other, starting]) == [
+        "box    state     release   address      port  started",
+        "box1   up        bookworm  127.77.0.1   22    2026-01-02T03:04:05+00:00",
+        "box10  ended     trixie    127.77.0.10  22    2026-01-02T03:04:05+00:00",
+        "box11  starting  bookworm  127.77.0.11  7722  2026-01-02T03:04:05+00:00",
+    ]
+
+
+def test_no_boxes_are_told_with_the_next_command() -> None:
+    assert commands.table([]) == ["there are no boxes. Run: ./invoke lab.box up"]
+
+
+def test_the_command_to_log_in_names_the_settings(box: Box, tmp_path: Path) -> None:
+    assert commands.login(box) == f"ssh -F {tmp_path}/ssh_config box1"
+
+
+def test_another_action_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lab\.box takes up, down, reset, list, not 'start'"):
+        commands.act(tmp_path, "start", [], None, Steps())
