@@ -42,6 +42,7 @@ from ansible.module_utils.uplab_host import (
     utc_now,
     write_atomically,
 )
+from ansible.module_utils.uplab_sources import SITE_OPTIONS, Fetcher
 
 DOCUMENTATION = r"""
 ---
@@ -49,8 +50,10 @@ module: uplab_build
 short_description: Build a component from its sources into uplab's store
 version_added: "0.1.0"
 description:
-  - Unpacks the sources beside the store, runs the recipe's commands there, moves the finished
-    prefix into the store by one rename, writes its record and points C(current) to it.
+  - Unpacks or fetches the sources beside the store, runs the recipe's commands there, moves the
+    finished prefix into the store by one rename, writes its record and points C(current) to it.
+  - Sources from elsewhere are repositories of git at a full commit and archives with a sha256.
+    They are kept in C(cache) below O(root), so that building again needs no network.
   - A build that fails, is killed or runs into a full disk leaves no record, and a build without a
     record does not count as finished. What a killed build left is removed by the next one.
   - The output of the commands is kept in C(log/<component>.log) below O(root).
@@ -66,19 +69,34 @@ options:
     type: str
     required: true
   source_sha256:
-    description: The digest of the sources, from the lookup C(uplab_source).
+    description: The digest of the controller's sources, from the lookup C(uplab_source).
     type: str
-    required: true
   archive:
-    description: The sources, from the lookup C(uplab_source) with C(want='archive').
+    description: Those sources, from the lookup C(uplab_source) with C(want='archive').
     type: str
-    required: true
+  site:
+    description: What this site decides and the build does not depend on.
+    type: dict
+    default: {}
+    suboptions:
+      git:
+        description: Prefixes of repositories' addresses, and what to fetch from instead.
+        type: dict
+        default: {}
+      archives:
+        description: Where all archives lie under their own names; otherwise each at its address.
+        type: str
+      files:
+        description: Files to write before the commands run, by path; their contents.
+        type: dict
+        default: {}
   recipe:
     description:
       - How the component is built. The component's hash covers all of it as it is written, so
         changing the recipe gives a new build.
       - Texts may hold V({source}), V({build}), V({prefix}) and V({home}) for the directories of
-        this build, V({root}) for O(root) and V({jobs}) for the number of processors.
+        this build, V({root}) for O(root), V({cache}) for the directory of caches and V({jobs}) for
+        the number of compilers that processors and free memory allow at once.
     type: dict
     required: true
     suboptions:
@@ -123,6 +141,46 @@ options:
         description: Whether the build depends on the type information of the running kernel.
         type: bool
         default: false
+      sources:
+        description: Sources from elsewhere, laid out below V({source}) in this order.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          url:
+            description: The upstream's own address of a repository or an archive.
+            type: str
+            required: true
+          commit:
+            description: The full commit of a repository; its submodules follow from it.
+            type: str
+          sha256:
+            description: The digest of an archive.
+            type: str
+          into:
+            description: The directory below the sources.
+            type: str
+            default: "."
+          strip:
+            description: How many leading directories of an archive's names to leave out.
+            type: int
+            default: 1
+          unpack:
+            description: Whether to unpack an archive, or to lay it down as it is.
+            type: bool
+            default: true
+      recorded:
+        description:
+          - Whether the record holds all files of the prefix, or the named artifacts alone.
+          - A toolchain has tens of thousands of files, and a record is checked at every run.
+        type: str
+        choices: [all, named]
+        default: all
+      source:
+        description: What the record says the component is; V(upstream) for unpacked binaries.
+        type: str
+        choices: [build, upstream]
+        default: build
 author:
   - The uplab authors
 """
@@ -160,6 +218,8 @@ log:
 """
 
 LOG_LINES_SHOWN = 20
+#: What one compiler of C++ may take; fewer run at once where less is free.
+MEMORY_PER_JOB_BYTES = 1 << 30
 
 
 class Interrupted(BaseException):
@@ -252,27 +312,45 @@ def unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> 
     path.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
-def build(place: Place, recipe: dict[str, Any], lock: int) -> None:
-    """Run the recipe's commands; raises StoreError with the end of the log."""
+def jobs() -> int:
+    """How many compilers may run at once: one a processor, fewer where memory is short."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(line for line in lines if line.startswith("MemAvailable:"))
+    by_memory = int(available.split()[1]) * 1024 // MEMORY_PER_JOB_BYTES
+    return max(1, min(len(os.sched_getaffinity(0)), by_memory))
+
+
+def build(place: Place, recipe: dict[str, Any], site: dict[str, Any], lock: int) -> None:
+    """Fetch the sources, run the recipe's commands; raises StoreError with the end of the log."""
     places = {
         "source": place.part / "source",
         "build": place.part / "build",
         "prefix": place.part / "prefix",
         "home": place.part / "home",
         "root": place.root,
-        "jobs": Path(str(len(os.sched_getaffinity(0)))),
+        "cache": place.cache,
+        "jobs": Path(str(jobs())),
     }
-    for name in ("build", "prefix", "home"):
-        places[name].mkdir(parents=True)
+    for name in ("source", "build", "prefix", "home"):
+        places[name].mkdir(parents=True, exist_ok=True)
     more = {key: expand(str(text), places) for key, text in recipe["environment"].items()}
-    environment = clean_environment(HOME=str(places["home"]), **more)
+    environment = clean_environment(**{"HOME": str(places["home"]), **more})
     with place.log.open("wb") as log:
-        for command in recipe["commands"]:
-            argv = [expand(word, places) for word in command["argv"]]
-            chdir = Path(expand(command["chdir"], places))
+
+        def logged(argv: list[str], chdir: Path, environment: dict[str, str]) -> str:
             log.write(f"$ cd {chdir} && {shlex.join(argv)}\n".encode())
             log.flush()
-            why = run(argv, chdir, environment, log.fileno(), lock)
+            return run(argv, chdir, environment, log.fileno(), lock)
+
+        fetcher = Fetcher(place.component, place.cache, site, logged, place.log)
+        fetcher.fetch(recipe.get("sources", []), places["source"])
+        for name, content in site["files"].items():
+            path = Path(expand(name, places))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+        for command in recipe["commands"]:
+            argv = [expand(word, places) for word in command["argv"]]
+            why = logged(argv, Path(expand(command["chdir"], places)), environment)
             if why:
                 raise StoreError(failure(place, argv, why))
 
@@ -316,8 +394,11 @@ def failure(place: Place, argv: list[str], why: str) -> str:
     )
 
 
-def collect(place: Place, wanted: list[str]) -> dict[str, Any]:
-    """Every file of the finished prefix with its sha256; raises StoreError where one is missing."""
+def collect(place: Place, wanted: list[str], recorded: str) -> dict[str, Any]:
+    """The files of the finished prefix with their sha256; raises StoreError where one is missing.
+
+    ``recorded`` says whether all of them count or the wanted ones alone.
+    """
     prefix = place.part / "prefix"
     for name in wanted:
         if not (prefix / name).is_file():
@@ -325,6 +406,10 @@ def collect(place: Place, wanted: list[str]) -> dict[str, Any]:
                 f"{place.component}: the build ended well but did not make {name}. "
                 f"Its log on the host: {place.log}"
             )
+    if recorded == "named":
+        # Tens of thousands of files: one flush of everything is quicker than one for each.
+        os.sync()
+        return {name: artifact(prefix / name) for name in wanted}
     found: dict[str, Any] = {}
     for path in sorted([prefix, *prefix.rglob("*")]):
         if path.is_symlink():
@@ -351,24 +436,27 @@ def finalise(place: Place, record: dict[str, Any]) -> None:
     write_atomically(place.record, pretty(record))
 
 
-def make(found: Probe, source_sha256: str, archive: str, recipe: dict[str, Any]) -> dict[str, Any]:
+def make(found: Probe, parameters: dict[str, Any]) -> dict[str, Any]:
     """Build the component and finish it; returns its record; raises StoreError and OSError."""
-    place = found.place
+    place, recipe = found.place, parameters["recipe"]
+    archive = parameters.get("archive")
+    site = {"git": {}, "archives": None, "files": {}, **(parameters.get("site") or {})}
     with ending_on_signals(), all_processors(), only_build(place) as lock:
         remove_leftovers(place)
         started_ns = time.monotonic_ns()
         try:
-            unpack(archive, source_sha256, place.part / "source")
-            build(place, recipe, lock)
+            if archive:
+                unpack(archive, parameters["source_sha256"], place.part / "source")
+            build(place, recipe, site, lock)
             record = {
                 "schema": SCHEMA,
                 "component": place.component,
                 "hash": place.hash12,
-                "source": "build",
+                "source": recipe.get("source", "build"),
                 "version": recipe["version"],
                 "prefix": str(place.prefix),
                 "inputs": found.inputs,
-                "artifacts": collect(place, recipe["artifacts"]),
+                "artifacts": collect(place, recipe["artifacts"], recipe.get("recorded", "all")),
                 "built_utc": utc_now(),
                 "build_s": round((time.monotonic_ns() - started_ns) / 1e9, 1),
             }
@@ -381,8 +469,8 @@ def make(found: Probe, source_sha256: str, archive: str, recipe: dict[str, Any])
 def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
     """Build what is missing and link it; returns the module's result; raises StoreError."""
     root = absolute_root(parameters["root"])
-    source_sha256, recipe = parameters["source_sha256"], parameters["recipe"]
-    found = probe(root, parameters["component"], source_sha256, recipe)
+    source_sha256 = parameters.get("source_sha256")
+    found = probe(root, parameters["component"], source_sha256, parameters["recipe"])
     place = found.place
     if found.missing and not check:
         raise StoreError(
@@ -401,7 +489,7 @@ def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
         return result
     record = found.record
     if not found.intact:
-        record = make(found, source_sha256, parameters["archive"], recipe)
+        record = make(found, parameters)
     if result["changed"]:
         link_atomically(place.current, place.prefix)
     return {**result, "record": record}
@@ -412,9 +500,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "required": True},
-            "archive": {"type": "str", "required": True},
+            "archive": {"type": "str"},
+            **SITE_OPTIONS,
             **RECIPE_OPTIONS,
         },
+        required_together=[("archive", "source_sha256")],
         supports_check_mode=True,
     )
     component = module.params["component"]

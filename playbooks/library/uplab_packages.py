@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.uplab_apt import (
+    APT_SOURCE_OPTIONS,
+    AptSource,
+    for_release,
+    stale_files,
+    wanted_source,
+)
 from ansible.module_utils.uplab_host import (
     StoreError,
     clean_environment,
@@ -37,12 +44,49 @@ description:
   - Package lists are fetched only if something is missing and the lists are empty or older than
     O(lists_max_age_s).  Where a foreign repository fails but the packages can be had, it warns.
   - Refuses a transaction that would remove a package.
+  - Keeps further sources of packages, each with its key, which is taken only if it has the wanted
+    fingerprint; those of earlier runs that nothing wants any more are removed.
 options:
   names:
     description: The packages that must be there.
     type: list
     elements: str
     required: true
+  names_by_release:
+    description: Further packages, by the number of the Debian release that has them.
+    type: dict
+    default: {}
+  sources:
+    description: Sources of packages beside the host's own.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: A name for its files below C(/etc/apt).
+        type: str
+        required: true
+      uri:
+        description:
+          - Where it is; V({release}) and V({codename}) stand for the host's Debian release.
+        type: str
+        required: true
+      suite:
+        description: Its suite, with the same placeholders.
+        type: str
+        required: true
+      key_url:
+        description: Where its armored key is.
+        type: str
+        required: true
+      key_fingerprint:
+        description: The fingerprint of the one key that is taken.
+        type: str
+        required: true
+  mirrors:
+    description: Prefixes of such sources' addresses, and what to use instead.
+    type: dict
+    default: {}
   record:
     description: The file that remembers the packages added; an absolute path.
     type: path
@@ -191,6 +235,27 @@ def settle(known: dict[str, Any], installed: dict[str, str]) -> dict[str, Any]:
     return {"added": sorted({*known.get("added", []), *came}), "announced": []}
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What has to change so that the host has the wanted sources of packages and no others."""
+
+    added: list[AptSource]
+    stale: list[Path]
+
+    def apply(self) -> None:
+        """Write the new ones, remove the old ones; raises StoreError."""
+        for source in self.added:
+            source.write()
+        for path in self.stale:
+            path.unlink()
+
+
+def plan_sources(sources: list[dict[str, str]], mirrors: dict[str, str]) -> Sources:
+    """Compare the wanted sources of packages with those of the host."""
+    wanted = [wanted_source(source, mirrors) for source in sources]
+    return Sources([source for source in wanted if not source.is_there()], stale_files(wanted))
+
+
 def plan_with_fresh_lists(
     apt: Apt, names: list[str], lists_max_age_s: int, warn: Callable[[str], None]
 ) -> Plan:
@@ -240,20 +305,31 @@ def transaction(
 def act(parameters: dict[str, Any], check: bool, warn: Callable[[str], None]) -> dict[str, Any]:
     """Install what is missing; returns the module's result; raises StoreError and OSError."""
     installed = dpkg_versions()
-    names = sorted(set(parameters["names"]))
+    names = sorted({*parameters["names"], *for_release(parameters.get("names_by_release") or {})})
+    sources = plan_sources(parameters.get("sources") or [], parameters.get("mirrors") or {})
     missing = [name for name in names if name not in installed]
-    diff = {"before": "", "after": "".join(f"{name}\n" for name in missing)}
-    result = {"changed": bool(missing), "missing": missing, "added": [], "diff": diff}
+    coming = [*(str(source.path) for source in sources.added), *missing]
+    diff = {
+        "before": "".join(f"{path}\n" for path in sources.stale),
+        "after": "".join(f"{name}\n" for name in coming),
+    }
+    changed = bool(coming or sources.stale)
+    result = {"changed": changed, "missing": missing, "added": [], "diff": diff}
     record, age_s = Path(parameters["record"]), parameters["lists_max_age_s"]
     if not missing and not check:
         known = read_json(record) or {}
         if known.get("announced"):
             write_atomically(record, pretty(settle(known, installed)))
-    if not missing or check:
+    if not changed or check:
         return result
     if os.geteuid() != 0:
-        raise StoreError(f"installing {' '.join(missing)} needs root")
+        raise StoreError(f"installing {' '.join(coming)} needs root")
+    sources.apply()
+    if not missing:
+        return result
     apt = Apt(parameters["lock_timeout_s"])
+    # What a new source offers is known only from lists that were fetched after it came.
+    age_s = 0 if sources.added else age_s
     return {**result, "added": transaction(apt, missing, record, age_s, warn)}
 
 
@@ -262,6 +338,14 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
+            "names_by_release": {"type": "dict", "default": {}},
+            "sources": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": APT_SOURCE_OPTIONS,
+            },
+            "mirrors": {"type": "dict", "default": {}},
             "record": {"type": "path", "required": True},
             "lists_max_age_s": {"type": "int", "default": 86400},
             "lock_timeout_s": {"type": "int", "default": 600},

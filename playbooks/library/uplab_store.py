@@ -52,10 +52,12 @@ options:
       - V(probed) looks whether the build that O(recipe) describes is finished, intact and linked.
         It never changes anything.
       - V(registered) records files of a Debian package where they lie and links their prefix.
+      - V(adopted) records O(files) that somebody put on the host, and makes an entry of the store
+        that links to them.
       - V(manifest) writes C(manifest.json) from the records of all current components, and only
         if something besides its time differs.
     type: str
-    choices: [layout, probed, registered, manifest]
+    choices: [layout, probed, registered, adopted, manifest]
     required: true
   paths:
     description:
@@ -65,7 +67,7 @@ options:
     type: dict
     default: {}
   component:
-    description: The component, for V(probed) and V(registered).
+    description: The component, for V(probed), V(registered) and V(adopted).
     type: str
   source_sha256:
     description: The digest of the component's sources, from the lookup C(uplab_source).
@@ -80,6 +82,25 @@ options:
     type: list
     elements: str
     default: []
+  origin:
+    description: For V(registered), whose package it is; for the record.
+    type: str
+    choices: [distro, upstream]
+    default: distro
+  files:
+    description: For V(adopted), each artifact's name in the store with the path of the file.
+    type: dict
+    default: {}
+  hint:
+    description: For V(adopted), what to say where a file is missing.
+    type: str
+    default: ""
+  components:
+    description:
+      - For V(manifest), the components that the host wants.  The links of all others are removed;
+        their builds stay in the store.  Without it every link stays.
+    type: list
+    elements: str
   digest:
     description: For V(manifest), the controller's digest of everything that it converged to.
     type: str
@@ -173,7 +194,9 @@ def listing(before: list[str], after: list[str]) -> dict[str, str]:
     return {"before": "".join(f"{x}\n" for x in before), "after": "".join(f"{x}\n" for x in after)}
 
 
-def register(root: Path, component: str, executables: list[str], check: bool) -> dict[str, Any]:
+def register(
+    root: Path, component: str, executables: list[str], check: bool, origin: str = "distro"
+) -> dict[str, Any]:
     """Record the files of a Debian package where they lie; returns the module's result."""
     found = {name: find_executable(name) for name in executables}
     missing = [name for name, path in found.items() if path is None]
@@ -182,12 +205,20 @@ def register(root: Path, component: str, executables: list[str], check: bool) ->
         return {"changed": True, "hash": None, "diff": {"before": "", "after": text}}
     if missing:
         raise StoreError(f"{component}: no command {', '.join(missing)} on this host")
-    record = in_place_record(component, [path for path in found.values() if path])
+    record = in_place_record(component, [path for path in found.values() if path], origin)
     place = Place(root, component, record["hash"])
-    prefix = Path(record["prefix"])
     known = read_json(place.record)
     if known is not None:
         refuse_damage(component, known)
+    return settle(place, record, known, check)
+
+
+def settle(
+    place: Place, record: dict[str, Any], known: dict[str, Any] | None, check: bool
+) -> dict[str, Any]:
+    """Write the record of files in place and link their prefix; returns the module's result."""
+    prefix = Path(record["prefix"])
+    if known is not None:
         # When it was recorded is not a difference.
         record["built_utc"] = known.get("built_utc")
     stale = other_in_place_records(place, prefix)
@@ -202,7 +233,7 @@ def register(root: Path, component: str, executables: list[str], check: bool) ->
     return {"changed": changed, "hash": record["hash"], "record": record, "diff": diff}
 
 
-def in_place_record(component: str, paths: list[Path]) -> dict[str, Any]:
+def in_place_record(component: str, paths: list[Path], origin: str) -> dict[str, Any]:
     """The record of files that a Debian package owns; raises StoreError where none owns them."""
     prefix = paths[0].parent.parent
     owners = {str(path): owner_of(path) for path in paths}
@@ -210,7 +241,7 @@ def in_place_record(component: str, paths: list[Path]) -> dict[str, Any]:
     packages = {name: versions[name] for name in owners.values()}
     inputs = {
         "component": component,
-        "source": "distro",
+        "source": origin,
         "packages": packages,
         "executables": sorted(owners),
         "architecture": os.uname().machine,
@@ -219,7 +250,7 @@ def in_place_record(component: str, paths: list[Path]) -> dict[str, Any]:
         "schema": SCHEMA,
         "component": component,
         "hash": hash12(inputs),
-        "source": "distro",
+        "source": origin,
         "version": packages[owners[str(paths[0])]],
         "prefix": str(prefix),
         "inputs": inputs,
@@ -227,6 +258,54 @@ def in_place_record(component: str, paths: list[Path]) -> dict[str, Any]:
         "built_utc": utc_now(),
         "build_s": 0.0,
     }
+
+
+def adopt(
+    root: Path, component: str, files: dict[str, str], hint: str, check: bool
+) -> dict[str, Any]:
+    """Record files that somebody put on the host; returns the module's result; raises StoreError.
+
+    Their entry in the store is a directory of links, so that an adopted component looks like one
+    that was built.  Its hash covers the files' contents: other contents make another entry.
+    """
+    relative = [path for path in files.values() if not Path(path).is_absolute()]
+    if relative:
+        raise StoreError(
+            f"{component}: {', '.join(relative)}: not an absolute path. {hint}".strip()
+        )
+    missing = [path for path in files.values() if not Path(path).is_file()]
+    if missing:
+        raise StoreError(f"{component}: {', '.join(missing)}: not on this host. {hint}".strip())
+    found = {name: artifact(Path(path)) for name, path in files.items()}
+    inputs = {
+        "component": component,
+        "source": "path",
+        "files": {name: [path, found[name]["sha256"]] for name, path in files.items()},
+        "architecture": os.uname().machine,
+    }
+    place = Place(root, component, hash12(inputs))
+    record = {
+        "schema": SCHEMA,
+        "component": component,
+        "hash": place.hash12,
+        "source": "path",
+        "version": f"path-{place.hash12}",
+        "prefix": str(place.prefix),
+        "inputs": inputs,
+        "artifacts": found,
+        "built_utc": utc_now(),
+        "build_s": 0.0,
+    }
+    links = {place.prefix / name: Path(path) for name, path in files.items()}
+    known = read_json(place.record)
+    if not all(points_to(link, target) for link, target in links.items()):
+        known = None
+        if not check:
+            place.record.unlink(missing_ok=True)
+            for link, target in links.items():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link_atomically(link, target)
+    return settle(place, record, known, check)
 
 
 def owner_of(path: Path) -> str:
@@ -262,25 +341,45 @@ def other_in_place_records(place: Place, prefix: Path) -> list[Path]:
     return [path for path in others if (read_json(path) or {}).get("prefix") == str(prefix)]
 
 
-def manifest(root: Path, digest: str | None, pins: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Write what the host holds now; returns the module's result."""
+def manifest(
+    root: Path,
+    digest: str | None,
+    pins: dict[str, Any],
+    check: bool,
+    components: list[str] | None = None,
+) -> dict[str, Any]:
+    """Write what the host holds now; returns the module's result.
+
+    Links of components that the host does not want any more go first; without a list all stay.
+    """
     versions = dpkg_versions()
+    unwanted = unwanted_links(root, components)
+    for link in [] if check else unwanted:
+        link.unlink()
     added = (read_json(root / "packages.json") or {}).get("added", [])
     wanted = {
         "schema": SCHEMA,
         "digest": digest,
         "pins": {name: resolved(pin, versions) for name, pin in pins.items()},
-        "components": current_records(root),
+        "components": current_records(root, without={link.name for link in unwanted}),
         "packages_added": sorted(name for name in added if name in versions),
     }
     path = root / "manifest.json"
     known = read_json(path) or {}
     written_utc = known.pop("written_utc", None)
-    changed = known != wanted or written_utc is None
+    changed = known != wanted or written_utc is None or bool(unwanted)
     if changed and not check:
         write_atomically(path, pretty({**wanted, "written_utc": utc_now()}))
     diff = {"before": pretty(known) if known else "", "after": pretty(wanted)}
     return {"changed": changed, "diff": diff}
+
+
+def unwanted_links(root: Path, components: list[str] | None) -> list[Path]:
+    """The links in ``current`` to components that are not named; none where nothing is named."""
+    if components is None:
+        return []
+    links = sorted((root / "current").glob("*"))
+    return [link for link in links if link.is_symlink() and link.name not in components]
 
 
 def resolved(pin: Any, versions: dict[str, str]) -> Any:
@@ -290,10 +389,12 @@ def resolved(pin: Any, versions: dict[str, str]) -> Any:
     return {**pin, "packages": {name: versions.get(name) for name in pin["packages"]}}
 
 
-def current_records(root: Path) -> dict[str, Any]:
-    """The record of every component that ``current`` links to."""
+def current_records(root: Path, without: set[str]) -> dict[str, Any]:
+    """The record of every component that ``current`` links to, but for those ``without``."""
     records: dict[str, Any] = {}
     for link in sorted((root / "current").glob("*")):
+        if link.name in without:
+            continue
         target = str(link.readlink())
         for path in sorted((root / "store").glob(f"{link.name}-*.json")):
             record = read_json(path)
@@ -313,9 +414,13 @@ def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
             root, parameters["component"], parameters["source_sha256"], parameters["recipe"]
         )
         return {"changed": False, **found.as_result()}
+    component = parameters["component"]
     if state == "registered":
-        return register(root, parameters["component"], parameters["executables"], check)
-    return manifest(root, parameters["digest"], parameters["pins"], check)
+        return register(root, component, parameters["executables"], check, parameters["origin"])
+    if state == "adopted":
+        return adopt(root, component, parameters["files"], parameters["hint"], check)
+    digest, pins, components = (parameters[key] for key in ("digest", "pins", "components"))
+    return manifest(root, digest, pins, check, components)
 
 
 def main() -> None:
@@ -328,9 +433,13 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "state": {
                 "type": "str",
-                "choices": ["layout", "probed", "registered", "manifest"],
+                "choices": ["layout", "probed", "registered", "adopted", "manifest"],
                 "required": True,
             },
+            "origin": {"type": "str", "choices": ["distro", "upstream"], "default": "distro"},
+            "files": {"type": "dict", "default": {}},
+            "hint": {"type": "str", "default": ""},
+            "components": {"type": "list", "elements": "str"},
             "paths": {"type": "dict", "default": {}},
             "executables": {"type": "list", "elements": "str", "default": []},
             "digest": {"type": "str"},
@@ -339,8 +448,9 @@ def main() -> None:
         },
         required_if=[
             ("state", "layout", ["paths"]),
-            ("state", "probed", ["component", "source_sha256", "recipe"]),
+            ("state", "probed", ["component", "recipe"]),
             ("state", "registered", ["component", "executables"]),
+            ("state", "adopted", ["component", "files"]),
         ],
         supports_check_mode=True,
     )

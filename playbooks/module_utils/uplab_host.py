@@ -9,6 +9,7 @@ Standard library only, because the host has nothing else.  The store of a host w
     store/.part-<component>-<hash12>/  a build under way, or what a killed one left
     current/<component>                link to the prefix in use
     log/<component>.log                what the newest build printed
+    cache/                             what was fetched and compiled before; may be removed any time
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -27,10 +29,14 @@ SCHEMA = 1
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
-#: The options that say how a component is built; the hash of a component covers all of them.
+FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+#: The options that say how a component is built; the hash of a component covers all of them but
+#: the addresses of the sources, because a mirror gives the same bytes.
 RECIPE_OPTIONS: dict[str, Any] = {
     "component": {"type": "str", "required": True},
-    "source_sha256": {"type": "str", "required": True},
+    "source_sha256": {"type": "str"},
     "recipe": {
         "type": "dict",
         "required": True,
@@ -50,6 +56,21 @@ RECIPE_OPTIONS: dict[str, Any] = {
             "tools": {"type": "dict", "default": {}},
             "packages": {"type": "list", "elements": "str", "default": []},
             "kernel_btf": {"type": "bool", "default": False},
+            "sources": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "url": {"type": "str", "required": True},
+                    "commit": {"type": "str"},
+                    "sha256": {"type": "str"},
+                    "into": {"type": "str", "default": "."},
+                    "strip": {"type": "int", "default": 1},
+                    "unpack": {"type": "bool", "default": True},
+                },
+            },
+            "recorded": {"type": "str", "choices": ["all", "named"], "default": "all"},
+            "source": {"type": "str", "choices": ["build", "upstream"], "default": "build"},
         },
     },
 }
@@ -96,6 +117,11 @@ class Place:
     def current(self) -> Path:
         """The link that points to the prefix in use."""
         return self.root / "current" / self.component
+
+    @property
+    def cache(self) -> Path:
+        """What was fetched and compiled before."""
+        return self.root / "cache"
 
     @property
     def log(self) -> Path:
@@ -280,8 +306,27 @@ def expand(text: str, places: dict[str, Path]) -> str:
     return text
 
 
+def pin_of(source: dict[str, Any]) -> dict[str, Any]:
+    """What of a source decides a build: commit or sha256 and where it goes, never its address.
+
+    Raises StoreError unless it has exactly one of both, in full, and stays below the sources.
+    """
+    commit, digest, url, into = (source[key] for key in ("commit", "sha256", "url", "into"))
+    if bool(commit) == bool(digest):
+        raise StoreError(f"{url} needs a commit or a sha256, and not both")
+    if commit and not FULL_COMMIT.fullmatch(commit):
+        raise StoreError(f"{url}: {commit!r} is not a full commit (40 hex digits)")
+    if digest and not SHA256.fullmatch(digest):
+        raise StoreError(f"{url}: {digest!r} is not a sha256 (64 hex digits)")
+    if Path(into).is_absolute() or ".." in Path(into).parts:
+        raise StoreError(f"{url}: {into!r} lies outside of the sources")
+    if commit:
+        return {"commit": commit, "into": into}
+    return {"sha256": digest, **{key: source[key] for key in ("into", "strip", "unpack")}}
+
+
 def inputs_of(
-    root: Path, component: str, source_sha256: str, recipe: dict[str, Any]
+    root: Path, component: str, source_sha256: str | None, recipe: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Everything that decides what a build gives, and what of it this host does not have yet.
 
@@ -305,12 +350,15 @@ def inputs_of(
         packages[name] = versions[name]
     inputs: dict[str, Any] = {
         "component": component,
-        "source_sha256": source_sha256,
         "flags": {key: recipe[key] for key in ("version", "commands", "environment", "artifacts")},
         "toolchain": toolchain,
         "packages": packages,
         "architecture": os.uname().machine,
     }
+    if source_sha256:
+        inputs["source_sha256"] = source_sha256
+    if recipe.get("sources"):
+        inputs["sources"] = [pin_of(source) for source in recipe["sources"]]
     if recipe["kernel_btf"]:
         inputs["kernel"] = kernel_interface()
     return inputs, missing
@@ -347,7 +395,7 @@ class Probe:
         }
 
 
-def probe(root: Path, component: str, source_sha256: str, recipe: dict[str, Any]) -> Probe:
+def probe(root: Path, component: str, source_sha256: str | None, recipe: dict[str, Any]) -> Probe:
     """Look for the build that these inputs would give; changes nothing; raises StoreError."""
     inputs, missing = inputs_of(root, component, source_sha256, recipe)
     place = Place(root, component, hash12(inputs))

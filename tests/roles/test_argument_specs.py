@@ -13,12 +13,44 @@ from tests.roles.plays import REPOSITORY, Runner
 
 ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
 OWN = ("gotrace", "servers")
+COMMIT = "0123456789" * 4
+#: What the group variables beside the playbooks say; these plays lie elsewhere.
+GROUP: dict[str, Any] = {
+    "uplab_pins": {},
+    "uplab_components": [],
+    "uplab_mirrors": {},
+    "uplab_wanted": [],
+}
+BUILT = {
+    "bpftime_url": "x",
+    "bpftime_commit": COMMIT,
+    "deepflow_url": "x",
+    "deepflow_commit": COMMIT,
+}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("base", {"uplab_root": None}, "missing required arguments: uplab_root"),
     ("base", {"base_packages": {"a": 1}}, "argument 'base_packages' is of type dict"),
     ("base", {"base_lists_max_age_s": "a day"}, "argument 'base_lists_max_age_s' is of type str"),
     ("base", {"base_lock_timeout_s": "long"}, "argument 'base_lock_timeout_s' is of type str"),
-    ("golang", {"golang_policy": "latest"}, "value of golang_policy must be one of: distro"),
+    ("base", {"base_components": ["bpftrace"]}, "base_components must be one or more of"),
+    ("base", {"base_mirrors": {"gti": {}}}, "base_mirrors.gti. Supported parameters include: apt"),
+    ("base", {"base_mirrors": {"git": "x"}}, "'git' is of type str"),
+    ("base", {"base_packages_by_release": []}, "'base_packages_by_release' is of type list"),
+    ("base", {"base_apt_sources": ["x"]}, "option 'base_apt_sources' is of type str"),
+    (
+        "golang",
+        {"golang_policy": "latest"},
+        "value of golang_policy must be one of: distro, upstream",
+    ),
+    ("llvm", {"llvm_policy": "latest"}, "value of llvm_policy must be one of: distro, upstream"),
+    ("llvm", {"uplab_root": None}, "missing required arguments: uplab_root"),
+    ("rust", {"rust_policy": "rustup"}, "value of rust_policy must be one of: distro, upstream"),
+    ("rust", {"uplab_root": None}, "missing required arguments: uplab_root"),
+    ("bpftime", {"bpftime_jit": "fast"}, "argument 'bpftime_jit' is of type str"),
+    ("bpftime", {"uplab_root": None}, "missing required arguments: uplab_root"),
+    ("bpftime", {"bpftime_prefix": "own"}, "own/bpftime, own/bpftimetool"),
+    ("deepflow", {"uplab_root": None}, "missing required arguments: uplab_root"),
+    ("deepflow", {"deepflow_tracer_path": "own"}, "deepflow: own: not an absolute path"),
     ("wrk", {"wrk_policy": "upstream"}, "value of wrk_policy must be one of: distro"),
     ("servers", {"servers_policy": "distro"}, "value of servers_policy must be one of: own"),
     ("servers", {"servers_certificate_days": "x"}, "'servers_certificate_days' is of type str"),
@@ -60,7 +92,7 @@ def test_a_wrong_value_is_refused(
     playbook = tmp_path / "play.yml"
     root = tmp_path / "uplab"
     good = {f"{name}_policy": "own" if name in OWN else "distro" for name in ROLES}
-    variables = {"uplab_root": str(root), "uplab_pins": {}, **good, **wrong}
+    variables = {"uplab_root": str(root), **GROUP, **BUILT, **good, **wrong}
     given = {name: value for name, value in variables.items() if value is not None}
     play = {"name": "Run one role", "hosts": "uplab", "gather_facts": False, "roles": [role]}
     playbook.write_text(json.dumps([play]))
