@@ -14,6 +14,8 @@ from uplab.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("lint", "unit", "roles", "system")
+PROGRAMS = {"sshd": "openssh-server"}
+"""What tests start beside uplab's own needs, and the Debian packages that it comes with."""
 NEEDS_PROVISIONING = frozenset({"roles", "system"})
 STOP_TIMEOUT_S = 10.0
 FAILED_STEPS_VARIABLE = "UPLAB_FAILED_STEPS"

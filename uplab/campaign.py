@@ -57,6 +57,7 @@ def run(request: Request) -> Path:
     """
     parsed = experiment(request)
     host = provision.connect(request.project, request.host, parsed.registry)
+    provision.require_local(host)
     if request.setup and not provision.is_current(request.project, request.host):
         print(f"Setting up host {request.host} (its parts are new or have changed)")
         provision.converge(request.project, request.host)

@@ -53,6 +53,7 @@ def certify(project: Path, adapter: str, host: str, server: str | None, folder: 
     kind, name = _parse(adapter, registry)
     experiment = _experiment(registry, kind, name, server)
     connection = provision.connect(project, host, registry)
+    provision.require_local(connection)
     answer = connection.inspect(plan.inspect_request(experiment))
     made, judged = plan.make(experiment, host, answer, datetime.now(UTC))
     verdicts = [

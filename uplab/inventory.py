@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,12 @@ from uplab.adapters import nearest
 from uplab.errors import HostError, UsageError
 
 GROUP = "uplab"
+_OWN = "inventory/hosts.yml"
+#: What ``lab.add`` writes; git ignores it.
+_PRIVATE = "inventory/private/hosts.yml"
+#: The disposable hosts that are up, beside those of ``inventory/``.
+_BOXES = ".uplab/boxes/inventory.yml"
+_SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
 
 
 def program(name: str) -> str:
@@ -40,9 +48,35 @@ def tree_sha256(project: Path, folders: Iterable[str], skip: tuple[str, ...] = (
     return digest.hexdigest()
 
 
-def _ask(project: Path) -> dict[str, Any]:
+def options(project: Path, chosen: Path | None = None) -> list[str]:
+    """The options that name the inventory to Ansible; none where ansible.cfg's own is all.
+
+    Args:
+        project: the checkout.
+        chosen: an inventory of somebody's own, which takes the place of all others.
+
+    Raises:
+        UsageError: there is no such inventory.
+    """
+    if chosen is not None:
+        if not chosen.exists():
+            raise UsageError(f"no inventory {chosen}")
+        return ["-i", str(chosen.absolute())]
+    # The later one wins, so what is private may fill in an example of ours.
+    more = [path for name in (_PRIVATE, _BOXES) if (path := project / name).exists()]
+    sources = [project / _OWN, *more] if more else []
+    return [word for source in sources for word in ("-i", str(source))]
+
+
+def public(variables: dict[str, Any]) -> dict[str, Any]:
+    """A host's variables without its passwords: those that may be written down."""
+    return {name: value for name, value in variables.items() if not _SECRET.search(name)}
+
+
+def _ask(project: Path, chosen: Path | None) -> dict[str, Any]:
     """All hosts with their variables, as ``ansible-inventory --list`` prints them."""
     argv = [program("ansible-inventory"), "--list", "--playbook-dir", str(project / "playbooks")]
+    argv += options(project, chosen)
     environment = {**os.environ, "ANSIBLE_CONFIG": str(project / "ansible.cfg")}
     # By itself Ansible only warns of a file that it cannot read, and goes on with no hosts.
     environment["ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED"] = "True"
@@ -57,27 +91,47 @@ def _ask(project: Path) -> dict[str, Any]:
     return answer
 
 
-def hosts(project: Path) -> dict[str, dict[str, Any]]:
+def hosts(project: Path, chosen: Path | None = None) -> dict[str, dict[str, Any]]:
     """The hosts of uplab's group with their variables.
 
-    Asking takes most of a second, so the answer is kept until a file of the inventory or of
-    ``playbooks/group_vars`` changes.
+    Those of ``inventory/`` and its private part, and the boxes that are up. Asking takes most of a
+    second, so the answer is kept until a file of the inventory or of ``playbooks/group_vars``
+    changes. Nothing is kept of an inventory that was ``chosen`` instead, nor of passwords.
 
     Raises:
         HostError: ansible-inventory failed.
+        UsageError: there is no such inventory.
     """
-    key = tree_sha256(project, ["inventory", "playbooks/group_vars"])
-    cache = project / ".uplab" / "inventory" / f"{key[:16]}.json"
+    if chosen is not None:
+        return _members(_ask(project, chosen))
+    cache = project / ".uplab" / "inventory" / f"{_key(project)[:16]}.json"
     try:
         known: dict[str, dict[str, Any]] = json.loads(cache.read_text())
         return known
     except (OSError, ValueError):
-        answer = _ask(project)
-    variables = answer.get("_meta", {}).get("hostvars", {})
-    members = answer.get(GROUP, {}).get("hosts", [])
-    found = {name: variables.get(name, {}) for name in members}
-    _keep(cache, json.dumps(found))
+        found = _members(_ask(project, None))
+    if all(public(variables) == variables for variables in found.values()):
+        _keep(cache, json.dumps(found))
     return found
+
+
+def _members(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The hosts of uplab's group, and of the groups in it, in an answer of ansible-inventory."""
+    variables = answer.get("_meta", {}).get("hostvars", {})
+    groups, names = [GROUP], list[str]()
+    for group in groups:
+        entry = answer.get(group, {})
+        groups += [child for child in entry.get("children", []) if child not in groups]
+        names += entry.get("hosts", [])
+    return {name: variables.get(name, {}) for name in dict.fromkeys(names)}
+
+
+def _key(project: Path) -> str:
+    """A digest over everything that the answer depends on."""
+    digest = hashlib.sha256(tree_sha256(project, ["inventory", "playbooks/group_vars"]).encode())
+    with suppress(FileNotFoundError):
+        digest.update((project / _BOXES).read_bytes())
+    return digest.hexdigest()
 
 
 def _keep(cache: Path, text: str) -> None:
@@ -85,19 +139,20 @@ def _keep(cache: Path, text: str) -> None:
     part = cache.with_suffix(f".{os.getpid()}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
+        part.touch(mode=0o600)
         part.write_text(text)
         part.replace(cache)
     except OSError:
         return
 
 
-def host(project: Path, name: str) -> dict[str, Any]:
+def host(project: Path, name: str, chosen: Path | None = None) -> dict[str, Any]:
     """The variables of one host.
 
     Raises:
         UsageError: the inventory has no such host; with the nearest name and all of them.
     """
-    known = hosts(project)
+    known = hosts(project, chosen)
     if name not in known:
         names = ", ".join(sorted(known))
         raise UsageError(

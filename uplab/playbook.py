@@ -37,6 +37,7 @@ def build_argv(
     check: bool = False,
     diff: bool = False,
     extra: Mapping[str, Any] | None = None,
+    chosen: Path | None = None,
 ) -> list[str]:
     """The command that converges a host.
 
@@ -49,6 +50,7 @@ def build_argv(
         check: change nothing (Ansible's check mode).
         diff: show what changes in files.
         extra: further variables.
+        chosen: an inventory of somebody's own instead of uplab's.
     """
     tags = list(only)
     variables = dict(extra or {})
@@ -57,6 +59,7 @@ def build_argv(
     argv = [
         inventory.program("ansible-playbook"),
         str(project / "playbooks" / "setup.yml"),
+        *inventory.options(project, chosen),
         "--limit",
         host,
         "--extra-vars",

@@ -4,47 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from uplab import adapters, hostzip, inventory, playbook
 from uplab.adapters import Registry
-from uplab.errors import UsageError
-from uplab.remote import Host, LocalHost, require_root
+from uplab.errors import HostError, UsageError
+from uplab.remote import Host, LocalHost, reason_against, require_root
 
 #: Zipapps and caches, beside the checkout's files and ignored by git.
 CACHE = ".uplab"
+_PYTHON = "/usr/bin/python3"
 
 
-def connect(project: Path, name: str, registry: Registry) -> Host:
-    """The host with hostside ready to be called.
+def connect(project: Path, name: str, registry: Registry, chosen: Path | None = None) -> Host:
+    """The host with hostside ready to be called; one behind SSH is connected to when it is asked.
 
     Args:
         project: the checkout.
         name: of the host in the inventory.
         registry: the adapters whose files travel along.
+        chosen: an inventory of somebody's own instead of uplab's.
 
     Raises:
-        UsageError: not in the inventory, or not this machine.
-        HostError: its root cannot be had.
+        UsageError: not in the inventory, or its variables cannot be used.
+        HostError: this machine's root cannot be had.
     """
-    variables = inventory.host(project, name)
-    if not inventory.is_local(variables):
-        raise UsageError(
-            f"host {name} is not this machine, and this version measures the machine it runs on. "
-            "Log in there and run: ./invoke bench.all"
-        )
-    require_root(name)
+    if inventory.is_local(inventory.host(project, name, chosen)):
+        require_root(name)
+    return host_for(project, name, registry, chosen)
+
+
+def host_for(project: Path, name: str, registry: Registry, chosen: Path | None = None) -> Host:
+    """As :func:`connect`, for questions that do not take root.
+
+    Raises:
+        UsageError: not in the inventory, or its variables cannot be used.
+    """
+    variables = inventory.host(project, name, chosen)
     zipapp = hostzip.write(registry, project / CACHE / "hostside")
     root = variables.get("uplab_root")
     options = ("--root", str(root)) if root else ()
-    python = str(variables.get("ansible_python_interpreter", "/usr/bin/python3"))
-    return LocalHost(name, zipapp, options, python)
+    python = str(variables.get("ansible_python_interpreter", _PYTHON))
+    python = _PYTHON if python.startswith("auto") else python
+    if inventory.is_local(variables):
+        return LocalHost(name, zipapp, options, python)
+    # Here, because it takes a quarter of a second that this machine alone never needs.
+    from uplab.ssh import SshHost
+    from uplab.sshconfig import endpoint
+
+    return SshHost(name, endpoint(name, variables), zipapp, options, python)
 
 
-def is_current(project: Path, name: str) -> bool:
+def require_local(host: Host) -> None:
+    """Raise UsageError for a host that is not this machine: runs elsewhere are not built yet."""
+    if not isinstance(host, LocalHost):
+        raise UsageError(
+            f"host {host.name} is not this machine, and this version measures the machine it "
+            "runs on. Log in there and run: ./invoke bench.all"
+        )
+
+
+def is_current(project: Path, name: str, chosen: Path | None = None) -> bool:
     """Whether the host's manifest names exactly these roles, pins, sources and variables."""
-    host = connect(project, name, adapters.load([project]))
-    wanted = playbook.digest(project, inventory.host(project, name))
+    host = connect(project, name, adapters.load([project]), chosen)
+    wanted = digest(project, inventory.host(project, name, chosen))
     return bool(host.inspect({})["manifest"].get("digest") == wanted)
+
+
+def digest(project: Path, variables: dict[str, Any]) -> str:
+    """What the manifest of a host that is up to date names; passwords are no part of it."""
+    return playbook.digest(project, inventory.public(variables))
+
+
+def require_ready(project: Path, name: str, chosen: Path | None = None) -> None:
+    """See that Ansible can work on a host, before it says so in its own words.
+
+    Raises:
+        HostError: it cannot be reached, its key is not known, it has no Python or no root for us.
+    """
+    host = connect(project, name, adapters.load([project]), chosen)
+    against = reason_against(host.facts(), host.python, become=True)
+    if against:
+        raise HostError(f"host {name}: {against}")
 
 
 def converge(
@@ -55,6 +96,7 @@ def converge(
     check: bool = False,
     diff: bool = False,
     stock: bool = False,
+    chosen: Path | None = None,
 ) -> None:
     """Converge a host with Ansible.
 
@@ -65,19 +107,22 @@ def converge(
         check: change nothing.
         diff: show what changes in files.
         stock: with Ansible's own strategy instead of mitogen's.
+        chosen: an inventory of somebody's own instead of uplab's.
 
     Raises:
         UsageError: not in the inventory, or no such role.
+        HostError: it cannot be reached, or lacks what Ansible stands on.
         GateError: ansible-playbook failed.
     """
-    variables = inventory.host(project, name)
+    variables = inventory.host(project, name, chosen)
     known = sorted(path.name for path in (project / "roles").iterdir() if path.is_dir())
     for role in only:
         if role not in known:
             hint = adapters.nearest(role, known)
             raise UsageError(f"no role {role!r}{hint} There are {', '.join(known)}")
-    if inventory.is_local(variables):
-        require_root(name)
-    wanted = playbook.digest(project, variables)
-    argv = playbook.build_argv(project, name, wanted, only=only, check=check, diff=diff)
+    require_ready(project, name, chosen)
+    wanted = digest(project, variables)
+    argv = playbook.build_argv(
+        project, name, wanted, only=only, check=check, diff=diff, chosen=chosen
+    )
     playbook.run(project, argv, stock=stock)

@@ -11,11 +11,98 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from uplab.errors import HostError, UplabError
 
 _INSPECT_TIMEOUT_S = 60.0
+_OLDEST_PYTHON = (3, 11)
+
+#: What a host must have before hostside can work there. In: its Python, as $1.
+PROBE = """
+echo uplab-probe
+version=$("$1" -I -c "import sys; print(sys.version.split()[0])" 2>/dev/null) || version=
+if [ "$(id -u)" = 0 ]; then become=root
+elif ! command -v sudo >/dev/null 2>&1; then become=no-sudo
+elif [ -n "$version" ] && sudo -n -- "$1" -I -c pass >/dev/null 2>&1; then become=sudo
+elif [ -z "$version" ] && sudo -n true >/dev/null 2>&1; then become=sudo
+else become=sudo-refused
+fi
+echo "user $(id -un)"
+echo "become $become"
+echo "python $version"
+"""
+
+Become = Literal["root", "sudo", "no-sudo", "sudo-refused"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host offers before anything is installed.
+
+    Args:
+        key: kind and fingerprint of its SSH key; empty for this machine.
+        user: who we are there.
+        become: how that user is root, or why not.
+        python: the version of its Python, None without one.
+    """
+
+    key: str
+    user: str
+    become: Become
+    python: str | None
+
+
+def parse_facts(text: str, key: str) -> Facts:
+    """Read what PROBE printed; what a login shell printed before it does not matter.
+
+    Raises:
+        ValueError: it did not run.
+    """
+    _, found, answer = text.rpartition("uplab-probe\n")
+    fields = dict(line.partition(" ")[::2] for line in answer.splitlines())
+    if not found or not {"user", "become", "python"} <= set(fields):
+        raise ValueError(f"the probe answered {text[-200:]!r}")
+    known: dict[str, Become] = {
+        "root": "root",
+        "sudo": "sudo",
+        "no-sudo": "no-sudo",
+        "sudo-refused": "sudo-refused",
+    }
+    return Facts(key, fields["user"], known[fields["become"]], fields["python"] or None)
+
+
+def against_python(facts: Facts, python: str) -> str | None:
+    """Why hostside cannot run there, with what mends it; None where it can."""
+    wanted = ".".join(map(str, _OLDEST_PYTHON))
+    if facts.python is None:
+        return f"no Python at {python}. There, run: apt-get install python3"
+    if tuple(int(part) for part in facts.python.split(".")[:2]) < _OLDEST_PYTHON:
+        return (
+            f"Python {facts.python} at {python}, wanted {wanted} or newer. "
+            "Name a newer one in the host's variables: ansible_python_interpreter"
+        )
+    return None
+
+
+def against_become(facts: Facts) -> str | None:
+    """Why we are not root there, with what mends it; None where we are."""
+    if facts.become == "no-sudo":
+        return (
+            f"user {facts.user} is not root, and there is no sudo. "
+            "Log in as root (ansible_user: root), or there, run: apt-get install sudo"
+        )
+    if facts.become == "sudo-refused":
+        return (
+            f"sudo wants a password of user {facts.user}. There, run: visudo   "
+            f"(and allow: {facts.user} ALL=(root) NOPASSWD: ALL)"
+        )
+    return None
+
+
+def reason_against(facts: Facts, python: str, *, become: bool) -> str | None:
+    """Why a host cannot be worked with; None where it can."""
+    return against_python(facts, python) or (against_become(facts) if become else None)
 
 
 class Running(Protocol):
@@ -38,8 +125,18 @@ class Host(Protocol):
     def name(self) -> str:
         """Its name in the inventory."""
 
+    @property
+    def python(self) -> str:
+        """The path of its Python."""
+
+    def facts(self) -> Facts:
+        """What it offers before anything is installed; HostError where it cannot be reached."""
+
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         """Ask hostside what is installed and what can run."""
+
+    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+        """Run a command of hostside that answers in JSON; without ``become`` not as root."""
 
     def start(self, plan: dict[str, Any]) -> Running:
         """Start a run."""
@@ -98,9 +195,18 @@ class LocalHost:
     options: tuple[str, ...] = ()
     python: str = "/usr/bin/python3"
 
-    def _argv(self, *command: str) -> list[str]:
-        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    def _argv(self, *command: str, become: bool = True) -> list[str]:
+        sudo = ["sudo", "-n"] if become and os.geteuid() != 0 else []
         return [*sudo, self.python, str(self.zipapp), *self.options, *command]
+
+    def facts(self) -> Facts:
+        """Look what is needed to work here; HostError where there is not even a shell."""
+        argv = ["sh", "-c", PROBE, "uplab", self.python]
+        said = _call(self.name, argv, b"").decode(errors="replace")
+        try:
+            return parse_facts(said, "")
+        except ValueError as error:
+            raise HostError(f"host {self.name}: {error}") from error
 
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run ``hostside inspect``.
@@ -108,7 +214,15 @@ class LocalHost:
         Raises:
             HostError: it failed, or did not answer.
         """
-        argv = self._argv("inspect")
+        return self.ask("inspect", request)
+
+    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+        """Run a command of hostside that answers in JSON.
+
+        Raises:
+            HostError: it failed, or did not answer.
+        """
+        argv = self._argv(command, become=become)
         done = _call(self.name, argv, json.dumps(request).encode())
         try:
             answer = json.loads(done)

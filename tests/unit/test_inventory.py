@@ -178,3 +178,69 @@ def test_bytes_cannot_move_from_one_file_to_the_next(tmp_path: Path) -> None:
 def test_where_the_checkout_lies_does_not_matter(tree: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tree, tmp_path / "copy"))
     assert digest(copy) == digest(tree)
+
+
+# --- more inventories -----------------------------------------------------------------------------
+
+
+def write_private(project: Path) -> None:
+    private = project / "inventory" / "private"
+    (private / "host_vars").mkdir(parents=True)
+    (private / "hosts.yml").write_text("uplab:\n  hosts:\n    lab1:\n    lab9:\n")
+    (private / "host_vars" / "lab1.yml").write_text("ansible_host: 192.0.2.1\n")
+    # No inventory: it lies beside one.
+    (private / "known_hosts").write_text("192.0.2.1 ssh-ed25519 AAAA\n")
+
+
+def test_the_private_part_is_read_too_and_wins(project: Path) -> None:
+    (project / "inventory" / "host_vars" / "lab1.yml").write_text("ansible_host: x.invalid\na: 1\n")
+    write_private(project)
+    found = inventory.hosts(project)
+    assert sorted(found) == ["lab1", "lab9", "local"]
+    assert (found["lab1"]["ansible_host"], found["lab1"]["a"]) == ("192.0.2.1", 1)
+
+
+def test_boxes_are_hosts_too(project: Path) -> None:
+    boxes = project / ".uplab" / "boxes"
+    boxes.mkdir(parents=True)
+    (boxes / "inventory.yml").write_text("uplab:\n  hosts:\n    box1: {ansible_host: 127.77.0.1}\n")
+    assert sorted(inventory.hosts(project)) == ["box1", "lab1", "local"]
+    (boxes / "inventory.yml").write_text("uplab:\n  hosts:\n    box2: {ansible_host: 127.77.0.2}\n")
+    assert sorted(inventory.hosts(project)) == ["box2", "lab1", "local"]
+
+
+def test_somebody_s_own_inventory_takes_the_place_of_all(project: Path, tmp_path: Path) -> None:
+    write_private(project)
+    theirs = tmp_path / "their hosts.yml"
+    theirs.write_text(
+        "rack:\n  hosts:\n    r1:\n"
+        "uplab:\n  children:\n    fast:\n      hosts:\n        r2: {b: 2}\n"
+    )
+    found = inventory.hosts(project, theirs)
+    assert sorted(found) == ["r2"]
+    # The pins lie beside the playbooks, so they are seen from there too.
+    assert (found["r2"]["b"], found["r2"]["uplab_root"]) == (2, "/opt/x")
+    assert inventory.options(project, theirs) == ["-i", str(theirs)]
+    with pytest.raises(UsageError, match=r"no host 'r1' in group uplab"):
+        inventory.host(project, "r1", theirs)
+    with pytest.raises(UsageError, match=r"no inventory .*/nothing"):
+        inventory.hosts(project, tmp_path / "nothing")
+
+
+def test_passwords_are_never_written_down(project: Path) -> None:
+    for path in (project / ".uplab" / "inventory").iterdir():
+        path.unlink()
+    hosts = project / "inventory" / "hosts.yml"
+    hosts.write_text(
+        "uplab:\n  hosts:\n    local: {ansible_password: canary, ansible_user: root}\n"
+    )
+    found = inventory.hosts(project)
+    assert found["local"]["ansible_password"] == "canary"
+    assert list((project / ".uplab" / "inventory").iterdir()) == []
+    assert "canary" not in str(inventory.public(found["local"]))
+    assert inventory.public(found["local"])["ansible_user"] == "root"
+
+
+def test_the_kept_answer_is_its_owner_s_alone(asked: Path) -> None:
+    (cache,) = (asked / ".uplab" / "inventory").glob("*.json")
+    assert cache.stat().st_mode & 0o077 == 0

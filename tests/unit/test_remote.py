@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from uplab import adapters, collect, hostzip, matrix, plan, remote
 from uplab.errors import EXIT_HOST, HostError, UplabError
 from uplab.hostside.spec import Plan
 from uplab.matrix import Experiment, Matrix
-from uplab.remote import LocalHost, exit_code
+from uplab.remote import Facts, LocalHost, exit_code
 
 ADAPTERS = Path(__file__).parents[1] / "data" / "adapters"
 REGISTRY = adapters.load([ADAPTERS])
@@ -275,3 +276,60 @@ def test_without_root_sudo_must_do(answer: str | None, said: str) -> None:
             sudo.write_text(f"#!/bin/sh\n{answer}\n")
             sudo.chmod(0o755)
         assert require_root_as_nobody(folder).startswith(said)
+
+
+# --- what a host offers ---------------------------------------------------------------------------
+
+
+def test_this_machine_offers_python_and_says_who_we_are(host: LocalHost) -> None:
+    facts = host.facts()
+    assert (facts.key, facts.user) == ("", pwd.getpwuid(os.geteuid()).pw_name)
+    assert facts.python is not None
+    assert remote.against_python(facts, host.python) is None
+    if os.geteuid() == 0:
+        assert facts.become == "root"
+
+
+def test_this_machine_without_a_python_says_so(tmp_path: Path) -> None:
+    facts = LocalHost("local", tmp_path / "z.pyz", python="/no/python").facts()
+    assert facts.python is None
+    assert remote.against_python(facts, "/no/python") == (
+        "no Python at /no/python. There, run: apt-get install python3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("become", "words"),
+    [
+        ("root", None),
+        ("sudo", None),
+        ("no-sudo", "user lab is not root, and there is no sudo. "),
+        ("sudo-refused", "sudo wants a password of user lab. "),
+    ],
+)
+def test_how_we_become_root(become: str, words: str | None) -> None:
+    text = f"Welcome\nuplab-probe\nuser lab\nbecome {become}\npython 3.11.2\n"
+    facts = remote.parse_facts(text, "k")
+    against = remote.reason_against(facts, "/usr/bin/python3", become=True)
+    assert against is None if words is None else (against or "").startswith(words)
+    assert remote.reason_against(facts, "/usr/bin/python3", become=False) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "good"), [("3.11.0", True), ("3.13.1", True), ("4.0", True), ("3.9.2", False)]
+)
+def test_the_oldest_python_that_will_do(version: str, good: bool) -> None:
+    facts = Facts("", "root", "root", version)
+    assert (remote.against_python(facts, "/usr/bin/python3") is None) == good
+
+
+@pytest.mark.parametrize("text", ["", "Welcome\n", "uplab-probe\nuser x\n"])
+def test_a_probe_that_did_not_run_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="the probe answered"):
+        remote.parse_facts(text, "")
+
+
+def test_this_machine_is_asked_for_its_state(host: LocalHost) -> None:
+    assert host.ask("status", {})["set_up"] is False
+    lines = host.ask("checkup", {"host": "local"})["lines"]
+    assert {"btf", "memory", "store", "left-runs"} <= {line["check"] for line in lines}

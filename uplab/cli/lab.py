@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.exceptions import Exit
 
 from uplab.cli.common import PROJECT_ROOT, command
+from uplab.errors import GateError
 
 ns = Collection("lab")
+
+_HOST_FLAGS = {
+    "host": "name of a host in the inventory",
+    "inventory": "path of an inventory of your own; default: inventory/ of this checkout",
+}
+
+
+def _chosen(inventory: str | None) -> Path | None:
+    return None if inventory is None else Path(inventory)
 
 
 @command(
     ns,
     flags={
-        "host": "name of a host in the inventory",
+        **_HOST_FLAGS,
         "only": "roles to converge, separated by commas; default: all",
         "check": "change nothing, say what would change",
         "diff": "show what changes in files",
@@ -29,12 +42,94 @@ def setup(
     diff: bool = False,
     stock: bool = False,
     if_changed: bool = False,
+    inventory: str | None = None,
 ) -> None:
     """Install and build on a host what a run needs, at its pins."""
     from uplab import provision
 
-    if if_changed and provision.is_current(PROJECT_ROOT, host):
+    chosen = _chosen(inventory)
+    if if_changed and provision.is_current(PROJECT_ROOT, host, chosen):
         print(f"host {host} is up to date (its manifest names today's roles, pins and variables)")
         return
     roles = tuple(part.strip() for part in only.split(",")) if only else ()
-    provision.converge(PROJECT_ROOT, host, only=roles, check=check, diff=diff, stock=stock)
+    provision.converge(
+        PROJECT_ROOT, host, only=roles, check=check, diff=diff, stock=stock, chosen=chosen
+    )
+
+
+@command(ns, flags={**_HOST_FLAGS, "json": "print JSON"})
+def check(
+    c: Context, host: str = "local", json: bool = False, inventory: str | None = None
+) -> None:
+    """Say what a host lacks for a run, all at once; change nothing."""
+    from uplab import checkup
+
+    found = checkup.run(PROJECT_ROOT, host, _chosen(inventory))
+    print(checkup.as_json(found) if json else checkup.as_text(found))
+    if found.exit_code:
+        raise Exit(code=found.exit_code)
+
+
+@command(ns, flags={**_HOST_FLAGS, "json": "print JSON"})
+def status(
+    c: Context, host: str = "local", json: bool = False, inventory: str | None = None
+) -> None:
+    """Show what is installed on a host, beside the pins, checked."""
+    from uplab import status as state
+
+    found = state.look(PROJECT_ROOT, host, _chosen(inventory))
+    print(state.as_json(found) if json else state.as_text(found))
+    if found.exit_code:
+        raise Exit(code=found.exit_code)
+
+
+@command(ns, flags={})
+def pins(c: Context) -> None:
+    """Show the pins, check their form, say what hangs on each."""
+    from uplab import pins as pinned
+
+    text, problems = pinned.as_text(PROJECT_ROOT)
+    print(text)
+    if problems:
+        raise GateError(f"{pinned.FILE}: {'; '.join(problems)}")
+
+
+@command(
+    ns,
+    flags={
+        "name": "its name in the inventory",
+        "place": "USER@ADDRESS[:PORT]",
+        "fingerprint": "fingerprint that its key must have (SHA256:...); default: ask",
+        "key": "private key file to log in with; default: those that ssh tries",
+    },
+)
+def add(
+    c: Context, name: str, place: str, fingerprint: str | None = None, key: str | None = None
+) -> None:
+    """Put a host into the inventory once its key is confirmed."""
+    from uplab import addhost, checkup
+
+    new = addhost.parse(name, place, None if key is None else Path(key).absolute())
+    print(f"stored in {addhost.add(PROJECT_ROOT, new, fingerprint, addhost.asker())}")
+    found = checkup.run(PROJECT_ROOT, name)
+    print(checkup.as_text(found))
+    if found.exit_code:
+        raise Exit(code=found.exit_code)
+
+
+@command(
+    ns,
+    flags={
+        "action": "up, down, reset or list",
+        "name": "a box to act on, box1 to box254; by default box1",
+        "suite": "Debian release of a box that is made, bookworm or trixie; default: bookworm",
+    },
+    rest="name",
+)
+def box(c: Context, action: str, name: list[str], suite: str | None = None) -> None:
+    """Make, reset and remove disposable hosts on this machine."""
+    from uplab.box import commands
+    from uplab.box.steps import Printed
+
+    with Printed() as steps:
+        commands.act(PROJECT_ROOT, action, name, suite, steps)

@@ -25,7 +25,8 @@ def run_everything(
     """Run all checks and tests: ruff, mypy, the linters, pytest.
 
     All of them run, also after one has failed. Needs the packages of requirements/dev.lock, which
-    it installs, and for the parts roles and system what lab.setup puts on this machine.
+    it installs, and for the parts roles and system what lab.setup puts on this machine. The tests
+    of what speaks SSH start an sshd of their own: where the program is missing, apt installs it.
     """
     from tools import checks
 
@@ -33,6 +34,8 @@ def run_everything(
     checks.require_dev_packages()
     steps = checks.lint_steps() if "lint" in groups else []
     failed = checks.run_all(steps)
+    if groups != ("lint",):
+        failed += programs_for_tests()
     if checks.NEEDS_PROVISIONING.intersection(groups):
         failed += provision_for_tests()
     tests = checks.pytest_step(groups, keyword)
@@ -44,6 +47,23 @@ def run_everything(
     good = checks.run_step(tests, failed)
     if failed or not good:
         raise Exit(code=EXIT_GATE)
+
+
+def programs_for_tests() -> list[str]:
+    """Let this machine have the programs that only the tests start, from Debian packages.
+
+    Out: the name of the step if it failed.
+    """
+    from tools import checks
+    from uplab.box import needs
+    from uplab.box.steps import Printed
+
+    with checks.timed("programs of the tests") as outcome, Printed() as steps:
+        try:
+            needs.require_programs(steps, checks.PROGRAMS, "a test")
+        except UplabError as error:
+            outcome.fail(error.message)
+    return [] if outcome.good else ["programs of the tests"]
 
 
 def provision_for_tests() -> list[str]:

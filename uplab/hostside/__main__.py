@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,33 @@ def inspect(root: Path, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def checkup(root: Path, state: Path, runs: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Look at everything that a run here needs.
+
+    Args:
+        root: of the store.
+        state: hostside's own below ``/run``.
+        runs: where runs are kept.
+        request: see :class:`uplab.hostside.check_lab.Request`.
+
+    Returns:
+        ``lines``: each with ``check``, ``state`` (ok, warn, fail), ``seen``, ``wanted``, ``mend``.
+    """
+    # Here, because the other commands are done before these modules are read.
+    from uplab.hostside.check_lab import Places, Request
+    from uplab.hostside.checkup import run
+    from uplab.hostside.system import System
+
+    return {"lines": run(System(), Places(root, state, runs), build(Request, request))}
+
+
+def status(root: Path) -> dict[str, Any]:
+    """Say what is installed, with every artifact read again; see ``installed.look``."""
+    from uplab.hostside import installed
+
+    return installed.look(root)
+
+
 def _programs(cell: Cell, adapters: Adapters) -> list[FileRef]:
     refs = [*adapters.servers[cell.server].programs.values()]
     refs += adapters.loads[cell.load].programs.values()
@@ -97,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="lock and ledger")
     parser.add_argument("--runs", type=Path, default=DEFAULT_RUNS, help="where runs are kept")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("inspect", help="JSON request on stdin, JSON answer on stdout")
+    for name in _QUESTIONS:
+        commands.add_parser(name, help="JSON request on stdin, JSON answer on stdout")
     run = commands.add_parser("run", help="measure the plan on stdin; events on stdout")
     run.add_argument("--adapters", type=Path, help="adapters' folder (default: in the zipapp)")
     for name, text in (("export", "write a run as tar to stdout"), ("forget", "remove a run")):
@@ -105,14 +134,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_QUESTIONS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], dict[str, Any]]] = {
+    "inspect": lambda arguments, request: inspect(arguments.root, request),
+    "checkup": lambda arguments, request: checkup(
+        arguments.root, arguments.state, arguments.runs, request
+    ),
+    "status": lambda arguments, _request: status(arguments.root),
+}
+
+
 def main() -> int:
     """Run one command; out: the exit code."""
     arguments = _parser().parse_args()
     os.umask(0o077)
     try:
-        if arguments.command == "inspect":
+        if arguments.command in _QUESTIONS:
             request = json.loads(sys.stdin.read() or "{}")
-            json.dump(inspect(arguments.root, request), sys.stdout)
+            json.dump(_QUESTIONS[arguments.command](arguments, request), sys.stdout)
             return errors.OK
         if arguments.command == "export":
             export.write(arguments.runs, arguments.run_id, sys.stdout.buffer)

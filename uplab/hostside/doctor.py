@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from uplab.hostside import procfs
+from uplab.hostside import bpfload, procfs
 from uplab.hostside.spec import UNTRACED_MODES, Adapters, Cell, FileRef
 from uplab.hostside.store import Store
-
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
-_BPF_PROG_LOAD = 5
-_BPF_PROG_TYPE_SOCKET_FILTER = 1
-#: r0 = 0; exit
-_TINY_PROGRAM = bytes.fromhex("b700000000000000 9500000000000000")
 
 NOT_APPLICABLE = "not applicable"
 NOT_AVAILABLE = "not available here"
@@ -31,23 +22,8 @@ def need_root(_store: Store) -> str | None:
 
 def need_bpf(_store: Store) -> str | None:
     """Loads a program of two instructions: the kernel's own answer, whatever forbids it."""
-    number = _SYS_BPF.get(platform.machine())
-    if number is None:
-        return f"no bpf() known on {platform.machine()}"
-    code = ctypes.create_string_buffer(_TINY_PROGRAM)
-    licence = ctypes.create_string_buffer(b"GPL")
-    attributes = ctypes.create_string_buffer(128)
-    ctypes.memmove(attributes, _BPF_PROG_TYPE_SOCKET_FILTER.to_bytes(4, "little"), 4)
-    ctypes.memmove(ctypes.addressof(attributes) + 4, (2).to_bytes(4, "little"), 4)
-    for offset, buffer in ((8, code), (16, licence)):
-        pointer = ctypes.addressof(buffer).to_bytes(8, "little")
-        ctypes.memmove(ctypes.addressof(attributes) + offset, pointer, 8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = libc.syscall(number, _BPF_PROG_LOAD, attributes, ctypes.c_uint(72))
-    if descriptor < 0:
-        return f"the kernel refuses BPF programs ({errno.errorcode[ctypes.get_errno()]})"
-    os.close(descriptor)
-    return None
+    refused = bpfload.refusal(bpfload.RETURN_0, bpfload.SOCKET_FILTER)
+    return None if refused is None else f"the kernel refuses BPF programs ({refused})"
 
 
 def need_btf(_store: Store) -> str | None:
