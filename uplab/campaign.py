@@ -60,7 +60,7 @@ def run(request: Request) -> Path:
     provision.require_local(host)
     if request.setup and not provision.is_current(request.project, request.host):
         print(f"Setting up host {request.host} (its parts are new or have changed)")
-        provision.converge(request.project, request.host)
+        provision.converge(request.project, [request.host])
     made, judged = make_plan(request, parsed, host)
     print(describe(made, judged))
     if not made.cells:

@@ -118,12 +118,7 @@ def hosts(project: Path, chosen: Path | None = None) -> dict[str, dict[str, Any]
 def _members(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The hosts of uplab's group, and of the groups in it, in an answer of ansible-inventory."""
     variables = answer.get("_meta", {}).get("hostvars", {})
-    groups, names = [GROUP], list[str]()
-    for group in groups:
-        entry = answer.get(group, {})
-        groups += [child for child in entry.get("children", []) if child not in groups]
-        names += entry.get("hosts", [])
-    return {name: variables.get(name, {}) for name in dict.fromkeys(names)}
+    return {name: variables.get(name, {}) for name in _of_group(answer, GROUP)}
 
 
 def _key(project: Path) -> str:
@@ -160,6 +155,47 @@ def host(project: Path, name: str, chosen: Path | None = None) -> dict[str, Any]
             f"There are {names}"
         )
     return known[name]
+
+
+def select(project: Path, text: str, chosen: Path | None = None) -> list[str]:
+    """The hosts that a person names: one, several with commas between them, or groups of them.
+
+    Args:
+        project: the checkout.
+        text: names of hosts and of groups; of a group, those of its hosts that are uplab's count.
+        chosen: an inventory of somebody's own instead of uplab's.
+
+    Returns:
+        Their names, each once, in the order in which they were named.
+
+    Raises:
+        UsageError: nothing of that name, or a group without a host of uplab's.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("no host was named. Run: invoke lab.check --host local")
+    known = hosts(project, chosen)
+    found: list[str] = []
+    for name in names:
+        if name in known:
+            found.append(name)
+            continue
+        group = [one for one in _of_group(_ask(project, chosen), name) if one in known]
+        if not group:
+            # Raises what a wrong name of a host gets.
+            host(project, name, chosen)
+        found += group
+    return list(dict.fromkeys(found))
+
+
+def _of_group(answer: dict[str, Any], name: str) -> list[str]:
+    """The hosts of a group and of the groups in it, each once; [] where there is no such group."""
+    groups, names = [name], list[str]()
+    for group in groups:
+        entry = answer.get(group, {})
+        groups += [child for child in entry.get("children", []) if child not in groups]
+        names += entry.get("hosts", [])
+    return list(dict.fromkeys(names))
 
 
 def is_local(variables: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ def is_current(project: Path, name: str, chosen: Path | None = None) -> bool:
     return bool(host.inspect({})["manifest"].get("digest") == wanted)
 
 
+def outdated(project: Path, names: Sequence[str], chosen: Path | None = None) -> list[str]:
+    """Those of the hosts whose manifest is not up to date; says which ones are."""
+    current = [name for name in names if is_current(project, name, chosen)]
+    for name in current:
+        print(f"host {name} is up to date (its manifest names today's roles, pins and variables)")
+    return [name for name in names if name not in current]
+
+
 def digest(project: Path, variables: dict[str, Any]) -> str:
     """What the manifest of a host that is up to date names; passwords are no part of it."""
     return playbook.digest(project, inventory.public(variables))
@@ -90,39 +98,55 @@ def require_ready(project: Path, name: str, chosen: Path | None = None) -> None:
 
 def converge(
     project: Path,
-    name: str,
+    names: Sequence[str],
     *,
     only: Iterable[str] = (),
     check: bool = False,
     diff: bool = False,
     stock: bool = False,
+    extra: Mapping[str, Any] | None = None,
     chosen: Path | None = None,
 ) -> None:
-    """Converge a host with Ansible.
+    """Converge hosts with Ansible: one first, then the others, ending at the first failure.
 
     Args:
         project: the checkout.
-        name: of the host in the inventory.
+        names: of the hosts in the inventory.
         only: roles; empty means all.
         check: change nothing.
         diff: show what changes in files.
         stock: with Ansible's own strategy instead of mitogen's.
+        extra: further variables.
         chosen: an inventory of somebody's own instead of uplab's.
 
     Raises:
         UsageError: not in the inventory, or no such role.
-        HostError: it cannot be reached, or lacks what Ansible stands on.
+        HostError: one cannot be reached, or lacks what Ansible stands on.
         GateError: ansible-playbook failed.
     """
-    variables = inventory.host(project, name, chosen)
+    require_roles(project, only)
+    digests: dict[str, str] = {}
+    for name in names:
+        variables = inventory.host(project, name, chosen)
+        require_ready(project, name, chosen)
+        digests[name] = digest(project, variables)
+    argv = playbook.build_argv(
+        project,
+        ",".join(names),
+        digests,
+        only=only,
+        check=check,
+        diff=diff,
+        extra=extra,
+        chosen=chosen,
+    )
+    playbook.run(project, argv, stock=stock)
+
+
+def require_roles(project: Path, only: Iterable[str]) -> None:
+    """Raise UsageError for a role that there is not; with the nearest name and all of them."""
     known = sorted(path.name for path in (project / "roles").iterdir() if path.is_dir())
     for role in only:
         if role not in known:
             hint = adapters.nearest(role, known)
             raise UsageError(f"no role {role!r}{hint} There are {', '.join(known)}")
-    require_ready(project, name, chosen)
-    wanted = digest(project, variables)
-    argv = playbook.build_argv(
-        project, name, wanted, only=only, check=check, diff=diff, chosen=chosen
-    )
-    playbook.run(project, argv, stock=stock)

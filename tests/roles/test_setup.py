@@ -116,9 +116,9 @@ def test_the_manifest_agrees_with_the_store(converged: Lab) -> None:
 
 
 def test_the_digest_goes_into_the_manifest(converged: Lab) -> None:
-    assert converged.setup(uplab_digest="abc").recap()["changed"] == 1
+    assert converged.setup(uplab_digests={"local": "abc"}).recap()["changed"] == 1
     assert converged.manifest()["digest"] == "abc"
-    assert converged.setup(uplab_digest="abc").recap()["changed"] == 0
+    assert converged.setup(uplab_digests={"local": "abc"}).recap()["changed"] == 0
     assert converged.setup().recap()["changed"] == 1
     assert converged.manifest()["digest"] is None
 

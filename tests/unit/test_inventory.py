@@ -244,3 +244,53 @@ def test_passwords_are_never_written_down(project: Path) -> None:
 def test_the_kept_answer_is_its_owner_s_alone(asked: Path) -> None:
     (cache,) = (asked / ".uplab" / "inventory").glob("*.json")
     assert cache.stat().st_mode & 0o077 == 0
+
+
+# --- several at once ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def racks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An inventory with groups in uplab's group, and one that is only partly uplab's."""
+    path = tmp_path_factory.mktemp("racks") / "racks.yml"
+    path.write_text(
+        "uplab:\n"
+        "  hosts: {a: {}, b: {}}\n"
+        "  children: {rack1: {hosts: {c: {}, d: {}}}}\n"
+        "mixed: {hosts: {d: {}, a: {}, unrelated: {}}}\n"
+        "others: {hosts: {unrelated: {}}}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("b", ["b"]),
+        (" b , a,b", ["b", "a"]),
+        ("rack1", ["c", "d"]),
+        ("d,rack1", ["d", "c"]),
+        ("mixed", ["d", "a"]),
+        ("uplab", ["a", "b", "c", "d"]),
+    ],
+)
+def test_hosts_lists_and_groups_are_resolved(racks: Path, text: str, names: list[str]) -> None:
+    found = inventory.select(ROOT, text, racks)
+    if text in ("uplab", "mixed"):
+        assert sorted(found) == sorted(names)
+    else:
+        assert found == names
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("others", "no host 'others' in group uplab"),
+        ("a,unrelated", "no host 'unrelated' in group uplab"),
+        ("rack", "did you mean 'rack1'|There are a, b, c, d"),
+        (" , ", "no host was named"),
+    ],
+)
+def test_what_is_no_host_of_uplab_s_is_refused(racks: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        inventory.select(ROOT, text, racks)

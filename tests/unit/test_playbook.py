@@ -12,12 +12,12 @@ from uplab import playbook
 from uplab.errors import EXIT_GATE, GateError
 
 ROOT = Path(__file__).parents[2]
-DIGEST = "d" * 64
+DIGESTS = {"lab1": "d" * 64}
 VARIABLES: dict[str, Any] = {"uplab_root": "/opt/uplab", "ansible_connection": "local"}
 
 
 def argv(**changes: Any) -> list[str]:
-    return playbook.build_argv(Path("/checkout"), "lab1", DIGEST, **changes)
+    return playbook.build_argv(Path("/checkout"), "lab1", DIGESTS, **changes)
 
 
 def extra_vars(command: list[str]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def test_the_command_converges_one_host_as_a_whole() -> None:
         "--limit",
         "lab1",
         "--extra-vars",
-        json.dumps({"uplab_digest": DIGEST}),
+        json.dumps({"uplab_digests": DIGESTS}),
     ]
 
 
@@ -52,7 +52,7 @@ def test_flags_are_passed_on() -> None:
         "--diff",
     ]
     given = {"answer": 42}
-    assert extra_vars(argv(extra=given)) == {"answer": 42, "uplab_digest": DIGEST}
+    assert extra_vars(argv(extra=given)) == {"answer": 42, "uplab_digests": DIGESTS}
     assert given == {"answer": 42}
 
 

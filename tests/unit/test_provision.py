@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_a_host_that_is_gone_is_told_before_ansible_runs(
     ran: list[object] = []
     monkeypatch.setattr(playbook, "run", lambda *arguments, **_: ran.append(arguments))
     with pytest.raises(HostError, match=r"host gone: nothing listens on 127\.0\.0\.1:1"):
-        provision.converge(project, "gone")
+        provision.converge(project, ["gone"])
     assert ran == []
 
 
@@ -70,7 +71,7 @@ def test_a_host_without_python_is_told_before_ansible_runs(
     inventory.hosts(project)["local"]["ansible_python_interpreter"] = "/no/python"
     monkeypatch.setattr(playbook, "run", lambda *_: pytest.fail("Ansible ran"))
     with pytest.raises(HostError, match="host local: no Python at /no/python"):
-        provision.converge(project, "local")
+        provision.converge(project, ["local"])
 
 
 def test_passwords_do_not_change_the_digest() -> None:
@@ -83,6 +84,30 @@ def test_passwords_do_not_change_the_digest() -> None:
 def test_ansible_gets_the_inventory_that_was_chosen(project: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.yml"
     theirs.write_text("")
-    argv = playbook.build_argv(project, "lab1", "d", chosen=theirs)
+    argv = playbook.build_argv(project, "lab1", chosen=theirs)
     assert argv[argv.index("-i") + 1] == str(theirs)
-    assert "-i" not in playbook.build_argv(project, "lab1", "d")
+    assert "-i" not in playbook.build_argv(project, "lab1")
+
+
+def test_several_hosts_are_one_play_each_with_its_own_digest(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(playbook, "run", lambda _, argv, **__: ran.append(argv))
+    monkeypatch.setattr(provision, "require_ready", lambda *_: None)
+    provision.converge(project, ["lab1", "local"], extra={"uplab_allow_upgrade": True})
+    (argv,) = ran
+    assert argv[argv.index("--limit") + 1] == "lab1,local"
+    extra = json.loads(argv[argv.index("--extra-vars") + 1])
+    assert extra["uplab_allow_upgrade"] is True
+    digests = extra["uplab_digests"]
+    assert sorted(digests) == ["lab1", "local"]
+    assert digests["lab1"] != digests["local"]
+
+
+def test_only_hosts_that_are_behind_are_left(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provision, "is_current", lambda _, name, __: name == "local")
+    assert provision.outdated(project, ["lab1", "local"]) == ["lab1"]
+    assert capsys.readouterr().out.startswith("host local is up to date")

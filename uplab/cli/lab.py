@@ -13,10 +13,21 @@ from uplab.errors import GateError
 
 ns = Collection("lab")
 
-_HOST_FLAGS = {
-    "host": "name of a host in the inventory",
+_INVENTORY = {
     "inventory": "path of an inventory of your own; default: inventory/ of this checkout",
 }
+_HOST_FLAGS = {
+    "host": "name of a host in the inventory",
+    **_INVENTORY,
+}
+_HOSTS_FLAGS = {
+    "host": "names of hosts or groups in the inventory, separated by commas",
+    **_INVENTORY,
+}
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
 def _chosen(inventory: str | None) -> Path | None:
@@ -26,7 +37,7 @@ def _chosen(inventory: str | None) -> Path | None:
 @command(
     ns,
     flags={
-        **_HOST_FLAGS,
+        **_HOSTS_FLAGS,
         "only": "roles to converge, separated by commas; default: all",
         "check": "change nothing, say what would change",
         "diff": "show what changes in files",
@@ -45,16 +56,23 @@ def setup(
     inventory: str | None = None,
 ) -> None:
     """Install and build on a host what a run needs, at its pins."""
+    from uplab import inventory as hosts
     from uplab import provision
 
     chosen = _chosen(inventory)
-    if if_changed and provision.is_current(PROJECT_ROOT, host, chosen):
-        print(f"host {host} is up to date (its manifest names today's roles, pins and variables)")
-        return
-    roles = tuple(part.strip() for part in only.split(",")) if only else ()
-    provision.converge(
-        PROJECT_ROOT, host, only=roles, check=check, diff=diff, stock=stock, chosen=chosen
-    )
+    names = hosts.select(PROJECT_ROOT, host, chosen)
+    if if_changed:
+        names = provision.outdated(PROJECT_ROOT, names, chosen)
+    if names:
+        provision.converge(
+            PROJECT_ROOT,
+            names,
+            only=_words(only),
+            check=check,
+            diff=diff,
+            stock=stock,
+            chosen=chosen,
+        )
 
 
 @command(ns, flags={**_HOST_FLAGS, "json": "print JSON"})

@@ -77,7 +77,7 @@ def provision_for_tests() -> list[str]:
     with checks.timed("provision local") as outcome:
         try:
             if not provision.is_current(PROJECT_ROOT, "local"):
-                provision.converge(PROJECT_ROOT, "local")
+                provision.converge(PROJECT_ROOT, ["local"])
         except UplabError as error:
             outcome.fail(error.message)
     return [] if outcome.good else ["provision local"]

@@ -54,10 +54,8 @@ def test_what_is_missing_is_installed_and_nothing_else(apt: Path, tmp_path: Path
 
 def test_a_machine_without_package_lists_fetches_them(apt: Path, tmp_path: Path) -> None:
     tool, lists = tmp_path / "no-such-box-tool", tmp_path / "lists"
-    write(
-        apt,
-        f'[ "$1" != update ] || : > {lists}; [ -e {lists} ] || exit 100\n: > {tool}; chmod +x {tool}',
-    )
+    update = f'[ "$1" != update ] || : > {lists}'
+    write(apt, f"{update}; [ -e {lists} ] || exit 100\n: > {tool}; chmod +x {tool}")
     needs.require_programs(Steps(), PROGRAMS)
     assert tool.exists()
 
@@ -74,7 +72,9 @@ def test_apt_that_does_not_help_is_told_with_the_next_command(apt: Path, code: i
 
 def test_a_machine_without_apt_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GateError, match="a box lacks box-package, dash, and there is no apt-get here"):
+    with pytest.raises(
+        GateError, match="a box lacks box-package, dash, and there is no apt-get here"
+    ):
         needs.require_programs(Steps(), PROGRAMS)
 
 
