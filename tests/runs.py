@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from uplab.hostside import sums
 from uplab.hostside.histogram import encode
-from uplab.results import write_sha256sums
 
 UNTRACED = ("none", "none-again")
 # What is left of the throughput, and what a request costs the server: of the size seen in reality.
@@ -92,7 +92,7 @@ def make_run(directory: Path, spec: Spec | None = None, **changes: Any) -> Path:
     write_json(directory / "host.json", {"before": FINGERPRINT, "after": FINGERPRINT})
     (directory / "events.jsonl").write_text('{"event": "run-started"}\n', encoding="utf-8")
     if spec.sums and spec.outcome == "complete":
-        write_sha256sums(directory)
+        sums.write(directory)
     return directory
 
 

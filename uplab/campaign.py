@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uplab import collect, matrix, plan, provision
 from uplab.errors import HostError, InvalidError, UplabError
@@ -16,6 +16,9 @@ from uplab.matrix import Experiment
 from uplab.plan import JudgedCell
 from uplab.progress import Progress
 from uplab.remote import Host, exit_code
+
+if TYPE_CHECKING:
+    from uplab.report.model import Report
 
 _SHOWN_BLOCKS = 20
 
@@ -65,9 +68,9 @@ def run(request: Request) -> Path:
     print(describe(made, judged))
     if not made.cells:
         raise InvalidError(f"no cell of matrix {parsed.matrix.name} can run on {request.host}")
-    run_dir = _measure(request, host, made)
-    _conclude(run_dir, judged, request.strict)
-    return run_dir
+    report = _measure(request, host, made)
+    _conclude(report, judged, request.strict)
+    return report.run.path
 
 
 def preview(request: Request) -> str:
@@ -115,9 +118,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _measure(request: Request, host: Host, made: Plan) -> Path:
+def _measure(request: Request, host: Host, made: Plan) -> Report:
     """Run the plan, follow it, bring the run here and write its reports."""
-    from uplab.report.write import write_reports
+    # Here, because a plan alone needs none of what they compute with.
+    from uplab import results
+    from uplab.report import model, write
 
     running = host.start(asdict(made))
     interrupted = False
@@ -139,31 +144,26 @@ def _measure(request: Request, host: Host, made: Plan) -> Path:
         if interrupted:
             raise KeyboardInterrupt from None
         raise UplabError(f"host {host.name}: {reason}", exit_code=exit_code(code)) from None
-    results = (
-        request.results if request.results.is_absolute() else request.project / request.results
-    )
-    run_dir = collect.receive(data, results, made.run_id)
+    run_dir = collect.receive(data, request.project / request.results, made.run_id)
     host.forget(made.run_id)
-    write_reports(run_dir)
+    report = model.build(results.load(run_dir))
+    write.write_files(report)
     if interrupted or code == 130:
         print(f"interrupted; the finished trials are in {run_dir}")
         raise KeyboardInterrupt
     if code != 0:
         raise HostError(f"host {host.name}: {reason}; the finished trials are in {run_dir}")
-    return run_dir
+    return report
 
 
-def _conclude(run_dir: Path, judged: list[JudgedCell], strict: bool) -> None:
+def _conclude(report: Report, judged: list[JudgedCell], strict: bool) -> None:
     """Show the report's table and raise InvalidError where a cell has no valid trial."""
-    from uplab.report.terminal import show
+    from uplab.report import terminal
 
-    show(run_dir)
+    run_dir = report.run.path
+    terminal.show_report(report)
     print(f"\nreport: {run_dir / 'report' / 'report.md'}")
-    measured = set()
-    for path in (run_dir / "trials").glob("*/trial.json"):
-        trial = json.loads(path.read_text())
-        if trial["verdict"]["valid"]:
-            measured.add(trial["cell"]["id"])
+    measured = {trial.cell.cell_id for trial in report.run.trials if trial.valid}
     wanted = [e.cell.id for e in judged if strict or e.status == AVAILABLE]
     lacking = [cell_id for cell_id in wanted if cell_id not in measured]
     if lacking:

@@ -1,4 +1,4 @@
-"""SHA256SUMS of a run directory: written, and checked file by file.
+"""SHA256SUMS of a run directory, checked file by file.
 
 What is vouched for is decided where the host writes the file (`uplab.hostside.sums`); here the
 directory may come from anywhere, so nothing that leads out of it is followed.
@@ -23,17 +23,6 @@ MAX_SUMS_BYTES = 256_000_000
 MAX_FILES = 2_000_000
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-
-
-def write_sha256sums(run_dir: Path) -> Path:
-    """Write SHA256SUMS over every file of the run except the derived report; out: its path.
-
-    Written under a temporary name and renamed; `sha256sum -c SHA256SUMS` reads it. Raises
-    UsageError for a symbolic link or a file name that such a file cannot carry.
-    """
-    list_files(run_dir)
-    sums.write(run_dir)
-    return run_dir / SUMS_FILE
 
 
 def differences(run_dir: Path) -> list[str]:

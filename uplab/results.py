@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from uplab.checksums import SUMS_FILE, differences_of, list_files, write_sha256sums
+from uplab.checksums import SUMS_FILE, differences_of, list_files
 from uplab.errors import GateError, UsageError
 from uplab.fields import Fields
 
-__all__ = ["Cell", "Run", "Trial", "load", "newest", "trial_directory", "write_sha256sums"]
+__all__ = ["Cell", "Run", "Trial", "load", "newest", "trial_directory"]
 
 SCHEMA = 1
 MAX_TRIALS = 200_000

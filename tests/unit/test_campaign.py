@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from uplab import campaign, hostzip, provision
+from uplab import campaign, hostzip, provision, results
 from uplab.adapters import Registry
 from uplab.campaign import Request
 from uplab.errors import (
@@ -26,6 +26,7 @@ from uplab.errors import (
     UsageError,
 )
 from uplab.remote import LocalHost
+from uplab.report import model
 
 ROOT = Path(__file__).parents[2]
 ADAPTERS = ROOT / "tests" / "data" / "adapters"
@@ -126,7 +127,8 @@ def test_a_cell_that_is_not_available_is_told_and_no_error_unless_it_must_be_the
     # The same results, judged as without --strict.
     parsed = campaign.experiment(request)
     host = provision.connect(tmp_path, "local", parsed.registry)
-    campaign._conclude(run_dir, campaign.make_plan(request, parsed, host)[1], False)
+    report = model.build(results.load(run_dir))
+    campaign._conclude(report, campaign.make_plan(request, parsed, host)[1], False)
 
 
 def test_a_cell_without_a_valid_trial_is_an_error_that_names_the_next_command(

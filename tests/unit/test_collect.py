@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from uplab import checksums, collect
 from uplab.errors import EXIT_HOST, HostError
+from uplab.hostside import sums
 
 RUN = "20261122T131751Z-local-mini"
 LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE]
@@ -203,7 +204,7 @@ def run_tar(tmp_path: Path) -> bytes:
     (run / "trials" / "0001").mkdir(parents=True)
     (run / "run.json").write_text("{}\n")
     (run / "trials" / "0001" / "trial.json").write_text("{}\n")
-    checksums.write_sha256sums(run)
+    sums.write(run)
     return tar(
         *(entry(name, data) for name, data in everything_below(run).items() if data is not None)
     )

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.runs import edit_json, make_run
 from uplab import checksums, fields, results
 from uplab.errors import GateError, UplabError, UsageError
-from uplab.results import load, newest, trial_directory, write_sha256sums
+from uplab.hostside import sums
+from uplab.results import load, newest, trial_directory
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def first_trial(run_dir: Path) -> Path:
 
 def edit_trial(run_dir: Path, **changes: Any) -> None:
     edit_json(first_trial(run_dir), **changes)
-    write_sha256sums(run_dir)
+    sums.write(run_dir)
 
 
 def test_a_run_is_read_whole(run_dir: Path) -> None:
@@ -81,7 +82,7 @@ def test_not_a_number_is_a_missing_figure(run_dir: Path) -> None:
     first_trial(run_dir).write_text(
         json.dumps(document).replace('"wall_s": 12.4', '"wall_s": 1e999')
     )
-    write_sha256sums(run_dir)
+    sums.write(run_dir)
     trial = load(run_dir).trials[0]
     assert trial.load is not None
     assert (trial.load.requests_per_s, trial.load.elapsed_s, trial.wall_s) == (None, None, None)
@@ -172,7 +173,7 @@ def test_an_unfinished_trial_is_left_out(run_dir: Path) -> None:
     (run_dir / "trials" / ".part-0009-x").mkdir()
     (run_dir / "trials" / ".part-0009-x" / "server.log").write_text("")
     assert len(load(run_dir).trials) == 8
-    write_sha256sums(run_dir)
+    sums.write(run_dir)
     assert ".part-" not in (run_dir / "SHA256SUMS").read_text()
 
 
@@ -183,9 +184,8 @@ def test_a_symbolic_link_is_refused(run_dir: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     (run_dir / "trials" / "link").symlink_to(secret)
-    for act in (load, write_sha256sums):
-        with pytest.raises(UsageError, match="trials/link is a symbolic link"):
-            act(run_dir)
+    with pytest.raises(UsageError, match="trials/link is a symbolic link"):
+        load(run_dir)
 
 
 def test_a_linked_trial_is_refused(run_dir: Path, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_wrong_content_is_one_error_with_its_place(
     run_dir: Path, change: Change, reason: str
 ) -> None:
     change(run_dir)
-    write_sha256sums(run_dir)
+    sums.write(run_dir)
     with pytest.raises(UsageError, match=reason):
         load(run_dir)
 

@@ -29,13 +29,17 @@ def show(run_dir: Path, *, strict: bool = True) -> None:
 
     Raises what results.load raises.
     """
+    show_report(build(results.load(run_dir, strict=strict)))
+
+
+def show_report(report: Report) -> None:
+    """show() for a report that is already made."""
     from rich.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A host's text may hold characters that this terminal's encoding does not have.
         sys.stdout.reconfigure(errors="replace")
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    report = build(results.load(run_dir, strict=strict))
     render(report, Console(width=width, highlight=False, markup=False, emoji=False))
 
 
