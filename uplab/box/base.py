@@ -128,12 +128,14 @@ def ensure(boxes: Path, wanted: Recipe, steps: Steps, in_use: frozenset[str] = f
         if reason is None:
             return folder
         part = boxes / f".part-{folder.name}"
+        # Mostly there is none; one that cannot be removed makes the build below fail by name.
         shutil.rmtree(part, ignore_errors=True)
         if folder.exists():
             steps.say(f"the base of {wanted.suite} is damaged: {reason}")
         try:
             _make(folder, part, wanted, steps)
         finally:
+            # Mostly renamed by now; after a failure its reason matters more than this.
             shutil.rmtree(part, ignore_errors=True)
         _remove_others(boxes, folder, wanted.suite, in_use)
     return folder
@@ -162,6 +164,7 @@ def _make(folder: Path, part: Path, wanted: Recipe, steps: Steps) -> None:
     (part / "base.json").write_text(json.dumps(facts, indent=1))
     # Boxes forgo syncing; the base must not: it is named as whole from here on.
     subprocess.run(["sync", "--file-system", str(part)], check=True)
+    # Mostly there is none; the rename below says what is in the way.
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     steps.say(f"the base of {wanted.suite} was {how} in {time.monotonic() - began_s:.1f} s")

@@ -356,6 +356,7 @@ class Trial:
             text = scratch / "load.txt"
             if text.exists() and not (self.directory / "load.txt").exists():
                 text.rename(self.directory / "load.txt")
+            # What stays lies below /run and is gone with the next start; the trial is not at stake.
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _fence_after(self) -> None:
