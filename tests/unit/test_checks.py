@@ -12,6 +12,7 @@ from invoke.collection import Collection
 
 from tools import checks
 from uplab import provision
+from uplab.box import needs
 from uplab.cli import program, testing
 from uplab.errors import GateError, UsageError
 
@@ -168,8 +169,23 @@ def test_only_what_needs_this_machine_set_up_sets_it_up(
     capfd.readouterr()
     assert run_test_task("--only", "system") == 1
     lines = capfd.readouterr().out.splitlines()
-    assert lines[:2] == ["==> provision local", "no root"]
+    first = lines.index("==> provision local")
+    assert lines[first + 1] == "no root"
     assert lines[-1] == "NAME provision local"
+
+
+@pytest.mark.usefixtures("steps")
+def test_programs_that_cannot_be_had_are_told_and_the_tests_run_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise GateError("no apt here")
+
+    monkeypatch.setattr(needs, "require_programs", refuse)
+    assert run_test_task("--only", "unit") == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:2] == ["==> programs of the tests", "no apt here"]
+    assert lines[-1] == "NAME programs of the tests"
 
 
 def test_a_python_that_is_not_uplabs_is_refused(
