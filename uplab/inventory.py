@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def public(variables: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if not _SECRET.search(name)}
 
 
+@cache
+def _ask_once(project: Path, chosen: Path) -> dict[str, Any]:
+    """As _ask, for an inventory of somebody's own: one command sees one state of it."""
+    return _ask(project, chosen)
+
+
 def _ask(project: Path, chosen: Path | None) -> dict[str, Any]:
     """All hosts with their variables, as ``ansible-inventory --list`` prints them."""
     argv = [program("ansible-inventory"), "--list", "--playbook-dir", str(project / "playbooks")]
@@ -96,22 +103,23 @@ def hosts(project: Path, chosen: Path | None = None) -> dict[str, dict[str, Any]
 
     Those of ``inventory/`` and its private part, and the boxes that are up. Asking takes most of a
     second, so the answer is kept until a file of the inventory or of ``playbooks/group_vars``
-    changes. Nothing is kept of an inventory that was ``chosen`` instead, nor of passwords.
+    changes. Of an inventory that was ``chosen`` instead nothing outlives the process, nor do
+    passwords.
 
     Raises:
         HostError: ansible-inventory failed.
         UsageError: there is no such inventory.
     """
     if chosen is not None:
-        return _members(_ask(project, chosen))
-    cache = project / ".uplab" / "inventory" / f"{_key(project)[:16]}.json"
+        return _members(_ask_once(project, chosen))
+    kept = project / ".uplab" / "inventory" / f"{_key(project)[:16]}.json"
     try:
-        known: dict[str, dict[str, Any]] = json.loads(cache.read_text())
+        known: dict[str, dict[str, Any]] = json.loads(kept.read_text())
         return known
     except (OSError, ValueError):
         found = _members(_ask(project, None))
     if all(public(variables) == variables for variables in found.values()):
-        _keep(cache, json.dumps(found))
+        _keep(kept, json.dumps(found))
     return found
 
 
@@ -180,7 +188,8 @@ def select(project: Path, text: str, chosen: Path | None = None) -> list[str]:
         if name in known:
             found.append(name)
             continue
-        group = [one for one in _of_group(_ask(project, chosen), name) if one in known]
+        answer = _ask(project, None) if chosen is None else _ask_once(project, chosen)
+        group = [one for one in _of_group(answer, name) if one in known]
         if not group:
             # Raises what a wrong name of a host gets.
             host(project, name, chosen)
