@@ -7,10 +7,12 @@ import base64
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.uplab_apt_files import SourceFile, mirrored
 from ansible.module_utils.uplab_host import StoreError, write_atomically
 
 SOURCES = Path("/etc/apt/sources.list.d")
@@ -62,6 +64,11 @@ class AptSource:
     key_fingerprint: str
 
     @property
+    def brings_key(self) -> bool:
+        """Whether its key comes with it; otherwise the host has one already."""
+        return bool(self.key_url)
+
+    @property
     def path(self) -> Path:
         """The file that apt reads."""
         return SOURCES / f"{PREFIX}{self.name}.sources"
@@ -74,16 +81,28 @@ class AptSource:
     def is_there(self) -> bool:
         """Whether the host has exactly this source with this key."""
         try:
-            same = self.path.read_text(encoding="utf-8") == self.text
-            return same and fingerprints(self.key.read_bytes()) == [self.key_fingerprint]
+            if self.path.read_text(encoding="utf-8") != self.text:
+                return False
+            if not self.brings_key:
+                return True
+            return fingerprints(self.key.read_bytes()) == [self.key_fingerprint]
         except (OSError, ValueError):
             return False
 
     def write(self) -> None:
         """Fetch the key, check it, write both files; raises StoreError."""
-        KEYRINGS.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.key, self.fetch_key())
+        if self.brings_key:
+            KEYRINGS.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.key, self.fetch_key())
         write_atomically(self.path, self.text)
+
+    def tried(self, directory: Path) -> SourceFile:
+        """The source for a try, with its key in another directory; raises StoreError."""
+        if not self.brings_key:
+            return SourceFile(self.path, self.text)
+        key = directory / self.key.name
+        write_atomically(key, self.fetch_key())
+        return SourceFile(self.path, self.text.replace(str(self.key), str(key)))
 
     def fetch_key(self) -> str:
         """The armored key; raises StoreError unless it is the one key that is wanted."""
@@ -108,33 +127,37 @@ class AptSource:
         return data.decode("ascii")
 
 
-def wanted_source(source: dict[str, str], mirrors: dict[str, str]) -> AptSource:
+def wanted_source(source: Mapping[str, str], mirrors: Mapping[str, str]) -> AptSource:
     """A source as its task names it, for this host and this site."""
     host = host_release()
 
     def expanded(text: str) -> str:
         for key, value in host.items():
             text = text.replace("{" + key + "}", value)
-        matching = [prefix for prefix in mirrors if text.startswith(prefix)]
-        longest = max(matching, key=len, default="")
-        return mirrors[longest] + text[len(longest) :] if longest else text
+        return mirrored(text, mirrors)
 
     key = KEYRINGS / f"{PREFIX}{source['name']}.asc"
-    text = (
-        "# Written by uplab, and removed by it when no component wants it any more.\n"
-        "Types: deb\n"
-        f"URIs: {expanded(source['uri'])}\n"
-        f"Suites: {expanded(source['suite'])}\n"
-        "Components: main\n"
-        f"Signed-By: {key}\n"
-    )
+    text = source_text(expanded(source["uri"]), expanded(source["suite"]), "main", key)
     fingerprint = source["key_fingerprint"].replace(" ", "").upper()
     return AptSource(source["name"], text, expanded(source["key_url"]), fingerprint)
 
 
+def source_text(uri: str, suite: str, component: str, key: Path) -> str:
+    """A file of sources with one source of packages."""
+    return (
+        "# Written by uplab, and removed by it when nothing wants it any more.\n"
+        "Types: deb\n"
+        f"URIs: {uri}\n"
+        f"Suites: {suite}\n"
+        f"Components: {component}\n"
+        f"Signed-By: {key}\n"
+    )
+
+
 def stale_files(wanted: list[AptSource]) -> list[Path]:
     """Sources and keys of uplab's on this host that nothing wants any more."""
-    kept = {path for source in wanted for path in (source.path, source.key)}
+    kept = {source.path for source in wanted}
+    kept |= {source.key for source in wanted if source.brings_key}
     there = [*SOURCES.glob(f"{PREFIX}*.sources"), *KEYRINGS.glob(f"{PREFIX}*.asc")]
     return sorted(path for path in there if path not in kept)
 

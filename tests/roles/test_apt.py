@@ -32,7 +32,11 @@ def packet(body: bytes, tag: int = 6, newer: bool = False) -> bytes:
 @pytest.fixture
 def apt(uplab_packages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module, with a host's files in a directory of the test."""
-    module = importlib.import_module(uplab_packages.AptSource.__module__)
+    shared = uplab_packages.StoreError.__module__.rpartition(".")[0]
+    module = importlib.import_module(f"{shared}.uplab_apt")
+    files = importlib.import_module(f"{shared}.uplab_apt_files")
+    monkeypatch.setattr(files, "MAIN", tmp_path / "sources.list")
+    monkeypatch.setattr(files, "PARTS", tmp_path / "sources")
     release = tmp_path / "os-release"
     release.write_text('NAME="Debian"\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n')
     (tmp_path / "sources").mkdir()
@@ -137,6 +141,8 @@ def act(module: ModuleType, record: Path, check: bool, **more: Any) -> dict[str,
     parameters = {
         "names": ["dpkg"],
         "record": str(record),
+        "cache": str(record.parent / "cache"),
+        "kept": str(record.parent / "kept"),
         "lists_max_age_s": 86400,
         "lock_timeout_s": 10,
         **more,

@@ -33,6 +33,18 @@ _SETTINGS = {
     "somaxconn": Path("/proc/sys/net/core/somaxconn"),
     "lockdown": Path("/sys/kernel/security/lockdown"),
 }
+#: How firmware and processor trade speed for power, below the root of the file system. The BIOS's
+#: own profile can be read where its maker's driver offers it, as on newer Dell servers.
+_POWER = {
+    "platform_profile": "sys/firmware/acpi/platform_profile",
+    "energy_performance_preference": (
+        "sys/devices/system/cpu/cpu0/cpufreq/energy_performance_preference"
+    ),
+    "energy_perf_bias": "sys/devices/system/cpu/cpu0/power/energy_perf_bias",
+    "bios_system_profile": (
+        "sys/class/firmware-attributes/dell-wmi-sysman/attributes/SysProfile/current_value"
+    ),
+}
 _DMI_NAMES = ("sys_vendor", "product_name", "bios_vendor", "bios_version", "bios_date")
 
 
@@ -77,6 +89,11 @@ def _distribution() -> str | None:
     return match.group(1) if match else None
 
 
+def power(root: Path = Path("/")) -> dict[str, str | None]:
+    """The profiles that trade speed for power; None for one that is absent or not readable."""
+    return {name: _text(root / place) for name, place in _POWER.items()}
+
+
 def take(store: Store) -> dict[str, Any]:
     """Describe the host now; what cannot be read is None."""
     load = os.getloadavg()
@@ -93,6 +110,7 @@ def take(store: Store) -> dict[str, Any]:
         "memory_bytes": _memory_bytes(),
         "mitigations": _mitigations(),
         "settings": {name: _text(path) for name, path in _SETTINGS.items()},
+        "power": power(),
         "dmi": {name: _text(_DMI / name) for name in _DMI_NAMES},
         "load_average": {"1_min": load[0], "5_min": load[1], "15_min": load[2]},
         "uptime_s": float((_text(Path("/proc/uptime")) or "0").split()[0]),

@@ -50,3 +50,20 @@ def test_every_vulnerability_of_the_kernel_is_listed() -> None:
     folder = Path("/sys/devices/system/cpu/vulnerabilities")
     expected = sorted(os.listdir(folder)) if folder.is_dir() else []
     assert sorted(fingerprint.take(STORE)["mitigations"]) == expected
+
+
+def test_the_power_profiles_are_read_where_there_are_any(tmp_path: Path) -> None:
+    assert fingerprint.power(tmp_path) == dict.fromkeys(fingerprint._POWER)
+    texts = {
+        "sys/firmware/acpi/platform_profile": "balanced",
+        "sys/devices/system/cpu/cpu0/cpufreq/energy_performance_preference": "balance_performance",
+        "sys/devices/system/cpu/cpu0/power/energy_perf_bias": "6",
+        "sys/class/firmware-attributes/dell-wmi-sysman/attributes/SysProfile/current_value": (
+            "PerfOptimized"
+        ),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert list(fingerprint.power(tmp_path).values()) == list(texts.values())
+    assert fingerprint.take(STORE)["power"] == fingerprint.power()
