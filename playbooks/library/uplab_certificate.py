@@ -62,6 +62,11 @@ why:
   description: Why a new certificate was needed; empty if none was.
   returned: success
   type: str
+paths:
+  description: What was written or got another mode, in check mode what would.
+  returned: success
+  type: list
+  elements: str
 """
 
 MODES = {"certificate": 0o644, "key": 0o600}
@@ -146,10 +151,14 @@ def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
         if not check:
             make(paths["certificate"], paths["key"], parameters["days"])
         after = f"a new certificate, because {why}\n"
-        return {"changed": True, "why": why, "diff": {"before": "", "after": after}}
+        written = [str(path) for path in paths.values()]
+        diff = {"before": "", "after": after}
+        return {"changed": True, "why": why, "diff": diff, "paths": written}
     mended = mend_modes(paths, check)
     after = "".join(f"{line}\n" for line in mended)
-    return {"changed": bool(mended), "why": "", "diff": {"before": "", "after": after}}
+    touched = [str(p) for p in paths.values() if any(line.startswith(f"{p} ") for line in mended)]
+    diff = {"before": "", "after": after}
+    return {"changed": bool(mended), "why": "", "diff": diff, "paths": touched}
 
 
 def main() -> None:

@@ -18,9 +18,11 @@ from ansible.module_utils.uplab_host import (
     absolute_root,
     artifact,
     damages,
+    differences,
     dpkg_versions,
     find_executable,
     hash12,
+    inputs_of,
     link_atomically,
     points_to,
     pretty,
@@ -54,10 +56,12 @@ options:
       - V(registered) records files of a Debian package where they lie and links their prefix.
       - V(adopted) records O(files) that somebody put on the host, and makes an entry of the store
         that links to them.
+      - V(compared) reads again what the records of current components say of files that were not
+        built into the store, and says what differs. It never changes anything.
       - V(manifest) writes C(manifest.json) from the records of all current components, and only
         if something besides its time differs.
     type: str
-    choices: [layout, probed, registered, adopted, manifest]
+    choices: [layout, probed, registered, adopted, compared, manifest]
     required: true
   paths:
     description:
@@ -75,6 +79,12 @@ options:
   recipe:
     description: How the component is built; see the module C(uplab_build).
     type: dict
+  copied:
+    description:
+      - For V(probed), what is known of a build that came from another host, with its C(hash).
+      - It was made with that host's tools, so that only the sources and the recipe are compared.
+    type: dict
+    default: {}
   executables:
     description:
       - For V(registered), names or paths of the commands to record.
@@ -101,6 +111,13 @@ options:
         their builds stay in the store.  Without it every link stays.
     type: list
     elements: str
+  left_out:
+    description:
+      - For V(manifest), the components that the host does not get because what they would have
+        built was copied from another host.
+    type: list
+    elements: str
+    default: []
   digest:
     description: For V(manifest), the controller's digest of everything that it converged to.
     type: str
@@ -149,10 +166,27 @@ missing:
   returned: for C(probed)
   type: list
   elements: str
+last_build_s:
+  description: How long the newest build of the component took here, in seconds; null if unknown.
+  returned: for C(probed)
+  type: float
+compared:
+  description: For each component the number of C(files), and C(differs), those not as recorded.
+  returned: for C(compared)
+  type: dict
 record:
   description: The record of the component.
   returned: for C(registered)
   type: dict
+component:
+  description: The component.
+  returned: for C(probed), C(registered) and C(adopted)
+  type: str
+paths:
+  description: What was written or removed, in check mode what would be.
+  returned: for C(layout), C(registered), C(adopted) and C(manifest)
+  type: list
+  elements: str
 """
 
 
@@ -160,6 +194,7 @@ def layout(root: Path, paths: dict[str, Any], check: bool) -> dict[str, Any]:
     """Give every path its mode, make missing directories; returns the module's result."""
     before: list[str] = []
     after: list[str] = []
+    changed: list[str] = []
     for name, mode_text in sorted(paths.items()):
         path = root / name
         mode = int(str(mode_text), 8)
@@ -168,6 +203,7 @@ def layout(root: Path, paths: dict[str, Any], check: bool) -> dict[str, Any]:
             continue
         before.append(f"{path} {'absent' if seen is None else f'{seen:04o}'}")
         after.append(f"{path} {mode:04o}")
+        changed.append(str(path))
         if check:
             continue
         if seen is None:
@@ -175,7 +211,7 @@ def layout(root: Path, paths: dict[str, Any], check: bool) -> dict[str, Any]:
                 raise StoreError(f"{path} is missing and is not a directory that could be made")
             path.mkdir(parents=True)
         path.chmod(mode)
-    return {"changed": bool(after), "diff": listing(before, after)}
+    return {"changed": bool(after), "diff": listing(before, after), "paths": changed}
 
 
 def mode_of(path: Path, *, directory: bool) -> int | None:
@@ -187,6 +223,42 @@ def mode_of(path: Path, *, directory: bool) -> int | None:
     if stat.S_ISDIR(status.st_mode) is not directory or stat.S_ISLNK(status.st_mode):
         raise StoreError(f"{path} is in the way: wanted {'a directory' if directory else 'a file'}")
     return stat.S_IMODE(status.st_mode)
+
+
+def probe_copied(root: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Look at a build that came from another host; changes nothing.
+
+    Its hash is of that host's tools.  Raises StoreError where it is of other sources than these,
+    or made in another way.
+    """
+    component, recipe = parameters["component"], parameters["recipe"]
+    place = Place(root, component, parameters["copied"]["hash"])
+    record = read_json(place.record)
+    damaged = damages(record) if record else []
+    if record:
+        wanted, _ = inputs_of(root, component, parameters["source_sha256"], without_tools(recipe))
+        parts = ("flags", "source_sha256", "sources")
+        other = [part for part in parts if record["inputs"].get(part) != wanted.get(part)]
+        if other:
+            raise StoreError(
+                f"{component}: {place.prefix} was copied and is not what this host's variables "
+                f"ask for: its {' and '.join(other)} differ. Run lab.setup without --from"
+            )
+    return {
+        "hash": place.hash12,
+        "prefix": str(place.prefix),
+        # It comes before this; in check mode it would have.
+        "ready": not damaged,
+        "damaged": damaged,
+        "missing": [],
+        "component": component,
+        "last_build_s": None,
+    }
+
+
+def without_tools(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that asks this host for nothing."""
+    return {**recipe, "tools": {}, "packages": [], "kernel_btf": False}
 
 
 def listing(before: list[str], after: list[str]) -> dict[str, str]:
@@ -202,7 +274,9 @@ def register(
     missing = [name for name, path in found.items() if path is None]
     if missing and check:
         text = f"{component}: registered once its packages are installed\n"
-        return {"changed": True, "hash": None, "diff": {"before": "", "after": text}}
+        paths = [str(root / "current" / component)]
+        diff = {"before": "", "after": text}
+        return {"changed": True, "hash": None, "diff": diff, "paths": paths}
     if missing:
         raise StoreError(f"{component}: no command {', '.join(missing)} on this host")
     record = in_place_record(component, [path for path in found.values() if path], origin)
@@ -230,7 +304,9 @@ def settle(
         write_atomically(place.record, pretty(record))
         link_atomically(place.current, prefix)
     diff = {"before": pretty(known) if known else "", "after": pretty(record)}
-    return {"changed": changed, "hash": record["hash"], "record": record, "diff": diff}
+    paths = [str(path) for path in (place.record, place.current)] if changed else []
+    result = {"changed": changed, "hash": record["hash"], "record": record, "diff": diff}
+    return {**result, "paths": paths}
 
 
 def in_place_record(component: str, paths: list[Path], origin: str) -> dict[str, Any]:
@@ -347,6 +423,7 @@ def manifest(
     pins: dict[str, Any],
     check: bool,
     components: list[str] | None = None,
+    left_out: list[str] | None = None,
 ) -> dict[str, Any]:
     """Write what the host holds now; returns the module's result.
 
@@ -362,6 +439,7 @@ def manifest(
         "digest": digest,
         "pins": {name: resolved(pin, versions) for name, pin in pins.items()},
         "components": current_records(root, without={link.name for link in unwanted}),
+        "left_out": sorted(left_out or []),
         "packages_added": sorted(name for name in added if name in versions),
     }
     path = root / "manifest.json"
@@ -371,7 +449,8 @@ def manifest(
     if changed and not check:
         write_atomically(path, pretty({**wanted, "written_utc": utc_now()}))
     diff = {"before": pretty(known) if known else "", "after": pretty(wanted)}
-    return {"changed": changed, "diff": diff}
+    paths = [str(each) for each in (path, *unwanted)] if changed else []
+    return {"changed": changed, "diff": diff, "paths": paths}
 
 
 def unwanted_links(root: Path, components: list[str] | None) -> list[Path]:
@@ -403,24 +482,43 @@ def current_records(root: Path, without: set[str]) -> dict[str, Any]:
     return records
 
 
+def compared(root: Path) -> dict[str, Any]:
+    """Each current component whose files lie elsewhere, beside what its record says of them."""
+    result = {}
+    for name, record in current_records(root, without=set()).items():
+        prefix, built = Path(record["prefix"]), record["source"] != "path"
+        if built and prefix.parent == root / "store":
+            continue
+        known = record["artifacts"]
+        seen = {file: artifact(prefix / file) for file in known if (prefix / file).is_file()}
+        result[name] = {"files": len(known), "differs": differences(known, seen)}
+    return result
+
+
 def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
     """Do what the task asks; returns the module's result; raises StoreError and OSError."""
     root = absolute_root(parameters["root"])
     state = parameters["state"]
     if state == "layout":
         return layout(root, parameters["paths"], check)
+    if state == "probed" and parameters["copied"]:
+        return {"changed": False, **probe_copied(root, parameters)}
     if state == "probed":
         found = probe(
             root, parameters["component"], parameters["source_sha256"], parameters["recipe"]
         )
         return {"changed": False, **found.as_result()}
+    if state == "compared":
+        return {"changed": False, "compared": compared(root)}
     component = parameters["component"]
     if state == "registered":
-        return register(root, component, parameters["executables"], check, parameters["origin"])
+        words = parameters["executables"], check, parameters["origin"]
+        return {"component": component, **register(root, component, *words)}
     if state == "adopted":
-        return adopt(root, component, parameters["files"], parameters["hint"], check)
+        words = parameters["files"], parameters["hint"], check
+        return {"component": component, **adopt(root, component, *words)}
     digest, pins, components = (parameters[key] for key in ("digest", "pins", "components"))
-    return manifest(root, digest, pins, check, components)
+    return manifest(root, digest, pins, check, components, parameters["left_out"])
 
 
 def main() -> None:
@@ -433,13 +531,15 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "state": {
                 "type": "str",
-                "choices": ["layout", "probed", "registered", "adopted", "manifest"],
+                "choices": ["layout", "probed", "registered", "adopted", "compared", "manifest"],
                 "required": True,
             },
             "origin": {"type": "str", "choices": ["distro", "upstream"], "default": "distro"},
             "files": {"type": "dict", "default": {}},
             "hint": {"type": "str", "default": ""},
             "components": {"type": "list", "elements": "str"},
+            "copied": {"type": "dict", "default": {}},
+            "left_out": {"type": "list", "elements": "str", "default": []},
             "paths": {"type": "dict", "default": {}},
             "executables": {"type": "list", "elements": "str", "default": []},
             "digest": {"type": "str"},
@@ -455,7 +555,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**act(module.params, module.check_mode))
+        result = act(module.params, module.check_mode)
+        for name, found in result.get("compared", {}).items():
+            for one in found["differs"]:
+                # For whoever runs the playbook by hand.
+                module.warn(f"{name}: {one['file']} is not what its record says")
+        module.exit_json(**result)
     except StoreError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

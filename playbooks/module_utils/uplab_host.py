@@ -248,9 +248,34 @@ def artifact(path: Path) -> dict[str, Any]:
     return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
+def differences(known: dict[str, Any], seen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each file that is not the same in two sets of artifacts, with what it was and is.
+
+    A file that one of them lacks has nulls there.
+    """
+    nothing = {"sha256": None, "bytes": None}
+    found = []
+    for name in sorted({*known, *seen}):
+        old, new = known.get(name, nothing), seen.get(name, nothing)
+        if old["sha256"] != new["sha256"]:
+            found.append(
+                {
+                    "file": name,
+                    "old_sha256": old["sha256"],
+                    "new_sha256": new["sha256"],
+                    "old_bytes": old["bytes"],
+                    "new_bytes": new["bytes"],
+                }
+            )
+    return found
+
+
 def dpkg_versions() -> dict[str, str]:
-    """The exact version of every fully installed Debian package; raises StoreError."""
-    return {name: version for name, version, status in dpkg_status() if status.startswith("ii")}
+    """The exact version of every fully installed Debian package, also of those on hold.
+
+    Raises StoreError.
+    """
+    return {name: version for name, version, status in dpkg_status() if status[1:2] == "i"}
 
 
 def dpkg_status() -> list[tuple[str, str, str]]:
@@ -373,6 +398,7 @@ class Probe:
     missing: list[str]
     record: dict[str, Any] | None
     damaged: list[str]
+    last_build_s: float | None
 
     @property
     def intact(self) -> bool:
@@ -392,6 +418,8 @@ class Probe:
             "ready": self.intact and self.linked,
             "damaged": self.damaged,
             "missing": self.missing,
+            "component": self.place.component,
+            "last_build_s": self.last_build_s,
         }
 
 
@@ -400,4 +428,14 @@ def probe(root: Path, component: str, source_sha256: str | None, recipe: dict[st
     inputs, missing = inputs_of(root, component, source_sha256, recipe)
     place = Place(root, component, hash12(inputs))
     record = read_json(place.record)
-    return Probe(place, inputs, missing, record, damages(record) if record else [])
+    damaged = damages(record) if record else []
+    return Probe(place, inputs, missing, record, damaged, last_build_s(place))
+
+
+def last_build_s(place: Place) -> float | None:
+    """How long the newest build of a component took, of whatever inputs; None if unknown."""
+    form = re.compile(re.escape(place.component) + r"-[0-9a-f]{12}\.json")
+    paths = [path for path in place.store.glob("*.json") if form.fullmatch(path.name)]
+    records = [record for path in paths if (record := read_json(path)) and record.get("build_s")]
+    newest = max(records, key=lambda record: str(record.get("built_utc")), default=None)
+    return None if newest is None else float(newest["build_s"])

@@ -18,9 +18,8 @@ import os
 import re
 import shutil
 import subprocess
-import urllib.error
+import sys
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +54,22 @@ SITE_OPTIONS: dict[str, Any] = {
     }
 }
 
+#: Address and file. A program of its own: it can be ended whatever it waits for.
+DOWNLOAD = f"""
+import shutil, sys, urllib.request
+url, part = sys.argv[1:]
+try:
+    with urllib.request.urlopen(url, timeout={NETWORK_TIMEOUT_S}) as answer, open(part, "wb") as to:
+        shutil.copyfileobj(answer, to)
+        wanted, seen = answer.headers.get("Content-Length"), to.tell()
+    if wanted is not None and int(wanted) != seen:
+        sys.exit(f"error: it ended after {{seen}} of {{wanted}} bytes")
+except (OSError, ValueError) as error:
+    sys.exit(f"error: {{getattr(error, 'reason', None) or error}}")
+"""
+
+#: Runs a command in a directory and an environment, its output in the log; says why it failed, if
+#: it did.
 Runner = Callable[[list[str], Path, dict[str, str]], str]
 
 
@@ -142,17 +157,22 @@ class Fetcher:
 
     def must_git(self, arguments: list[str], chdir: Path, what: str, hint: str = "") -> None:
         """Run git into the log; raises StoreError with what it said last."""
+        said = self.run_and_listen([*GIT, *arguments], chdir)
+        if said:
+            hint = hint or f"Its log on the host: {self.log}"
+            raise StoreError(f"{self.component}: {what}: {said}. {hint}")
+
+    def run_and_listen(self, argv: list[str], chdir: Path) -> str:
+        """Run a command into the log; returns the line of it that says why it failed, or ""."""
         already = self.log.stat().st_size if self.log.exists() else 0
-        why = self.run([*GIT, *arguments], chdir, git_environment())
+        why = self.run(argv, chdir, git_environment())
         if not why:
-            return
+            return ""
         with self.log.open(encoding="utf-8", errors="replace") as stream:
             stream.seek(already)
             said = [line for line in stream.read().splitlines() if line and line[0] != "$"]
         fatal = [line for line in said if line.startswith(("fatal:", "error:"))]
-        reason = (fatal or said or [why])[0]
-        hint = hint or f"Its log on the host: {self.log}"
-        raise StoreError(f"{self.component}: {what}: {reason}. {hint}")
+        return (fatal or said or [why])[0]
 
     def archive(self, url: str, digest: str) -> Path:
         """An archive in the cache; raises StoreError unless it is what its digest says."""
@@ -163,7 +183,8 @@ class Fetcher:
             return path
         base = self.site.get("archives")
         origin = f"{base.rstrip('/')}/{name}" if base else url
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # Two builds of one process may want the same archive.
+        part = path.with_name(f".{path.name}.{self.component}.{os.getpid()}.part")
         try:
             self.download(origin, part)
             seen = sha256_of(part)
@@ -179,18 +200,13 @@ class Fetcher:
 
     def download(self, url: str, part: Path) -> None:
         """Fetch a file; raises StoreError where it cannot be had."""
-        try:
-            with (
-                urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_S) as answer,
-                part.open("wb") as stream,
-            ):
-                shutil.copyfileobj(answer, stream)
-        except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
-            said = getattr(error, "reason", None) or error
+        argv = [sys.executable, "-I", "-c", DOWNLOAD, url, str(part)]
+        said = self.run_and_listen(argv, part.parent)
+        if said:
             raise StoreError(
-                f"{self.component}: cannot fetch {url}: {said}. "
+                f"{self.component}: cannot fetch {url}: {said.removeprefix('error: ')}. "
                 "Where this host has no way there, name a mirror in uplab_mirrors.archives"
-            ) from error
+            )
 
     def extract(self, source: dict[str, Any], archive: Path, target: Path) -> None:
         """Unpack an archive, or lay it down as it is under its own name."""

@@ -54,7 +54,9 @@ def play_environment(mitogen: bool = False) -> dict[str, str]:
 def play_argv(playbook: Path, *words: str, variables: Mapping[str, Any]) -> list[str]:
     """The argv of a run on ``local``; variables are passed as JSON, so that types survive."""
     argv = [str(ANSIBLE_PLAYBOOK), str(playbook), "--limit", "local"]
-    return [*argv, *words, "--extra-vars", json.dumps(dict(variables))]
+    # Compilers need the newest C library, which this machine may not have yet.
+    given = {"uplab_allow_upgrade": True, **variables}
+    return [*argv, *words, "--extra-vars", json.dumps(given)]
 
 
 Runner = Callable[..., Play]

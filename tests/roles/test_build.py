@@ -7,9 +7,7 @@ import hashlib
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
+import re
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.roles.plays import PLAYBOOKS, alive, poll
+from tests.roles.building import entries
 
 GREET = {"argv": ["sh", "-c", "mkdir -p {prefix}/bin && cp main.txt {prefix}/bin/greet"]}
-DEADLINE_S = 30.0
 
 
 class Component:
@@ -35,8 +32,7 @@ class Component:
 
     def arguments(self) -> dict[str, Any]:
         data = self.source.pack(self.source.source_files(self.tree, ["*"], []))
-        return {
-            "root": str(self.root),
+        build = {
             "component": "greet",
             "source_sha256": hashlib.sha256(data).hexdigest(),
             "archive": self.source.encode(data),
@@ -50,16 +46,39 @@ class Component:
                 "kernel_btf": False,
             },
         }
+        return {"root": str(self.root), "builds": [build]}
+
+    def run(self, arguments: dict[str, Any], check: bool = False) -> dict[str, Any]:
+        """What the module says of the component, and the record that it wrote."""
+        result = self.build.act(arguments, check)
+        assert isinstance(result, dict)
+        found: dict[str, Any] = result["builds"]["greet"]
+        assert found["changed"] == result["changed"]
+        assert ("failed" in found) == bool(result.get("failed"))
+        assert found.get("failed") == result.get("msg")
+        record = self.root / "store" / f"greet-{found.get('hash')}.json"
+        return {**found, "record": json.loads(record.read_text()) if record.exists() else None}
 
     def act(self, check: bool = False, **changes: Any) -> dict[str, Any]:
-        result = self.build.act({**self.arguments(), **changes}, check)
-        assert isinstance(result, dict)
-        return result
+        """Build it; changes are those of its own arguments."""
+        arguments = self.arguments()
+        arguments["root"] = changes.pop("root", arguments["root"])
+        arguments["rebuild"] = changes.pop("rebuild", "")
+        arguments["builds"][0] |= changes
+        found = self.run(arguments, check)
+        assert "failed" not in found, found["failed"]
+        return found
+
+    def refused(self, message: str, **changes: Any) -> str:
+        """Try to build it; why it did not work, which fits a pattern."""
+        arguments = self.arguments()
+        arguments["builds"][0] |= changes
+        why = str(self.run(arguments)["failed"])
+        assert re.search(message, why), why
+        return why
 
     def entries(self) -> list[str]:
-        """What the store holds, locks aside."""
-        names = [path.name for path in (self.root / "store").iterdir()]
-        return sorted(name for name in names if not name.startswith(".lock-"))
+        return entries(self.root)
 
 
 @pytest.fixture
@@ -107,15 +126,16 @@ def test_old_builds_stay_and_the_link_moves_back(component: Component) -> None:
 def test_every_input_gives_another_hash(component: Component, change: str) -> None:
     before = component.act(check=True)["hash"]
     arguments = component.arguments()
+    build = arguments["builds"][0]
     if change == "source":
-        arguments["source_sha256"] = "0" * 64
+        build["source_sha256"] = "0" * 64
     elif change == "command":
-        arguments["recipe"]["commands"].append({"argv": ["true"], "chdir": "{source}"})
+        build["recipe"]["commands"].append({"argv": ["true"], "chdir": "{source}"})
     elif change == "environment":
-        arguments["recipe"]["environment"]["X"] = "1"
+        build["recipe"]["environment"]["X"] = "1"
     else:
-        arguments["recipe"]["version"] = "2"
-    assert component.build.act(arguments, True)["hash"] != before
+        build["recipe"]["version"] = "2"
+    assert component.run(arguments, check=True)["hash"] != before
 
 
 def test_the_place_of_the_store_does_not_change_the_hash(
@@ -150,9 +170,7 @@ def test_a_build_without_a_record_is_built_again(component: Component) -> None:
 def test_a_failed_build_says_what_and_where(component: Component) -> None:
     script = "for i in $(seq 40); do echo line $i; done; echo main.c:3: no such type >&2; exit 2"
     component.commands = [{"argv": ["sh", "-c", script]}]
-    with pytest.raises(component.build.StoreError) as caught:
-        component.act()
-    message = str(caught.value)
+    message = component.refused("the build failed")
     log = component.root / "log" / "greet.log"
     assert message.startswith("greet: the build failed: sh -c")
     assert "ended with exit code 2" in message
@@ -168,37 +186,32 @@ def test_a_failed_build_says_what_and_where(component: Component) -> None:
 def test_a_failed_build_leaves_the_last_good_one(component: Component) -> None:
     first = component.act()
     component.commands = [{"argv": ["false"]}]
-    with pytest.raises(component.build.StoreError, match="ended with exit code 1"):
-        component.act()
+    component.refused("ended with exit code 1")
     assert (component.root / "current" / "greet").readlink() == Path(first["record"]["prefix"])
     assert len(component.entries()) == 2
 
 
 def test_a_missing_compiler_is_named(component: Component) -> None:
     component.commands = [{"argv": ["no-such-compiler", "main.c"]}]
-    with pytest.raises(component.build.StoreError, match="cannot be run: No such file"):
-        component.act()
+    component.refused(r"cannot be run: No such file or directory \(no-such-compiler\)")
     arguments = component.arguments()
-    arguments["recipe"]["tools"] = {"cc": ["no-such-compiler", "--version"]}
-    arguments["recipe"]["packages"] = ["no-such-package"]
-    with pytest.raises(component.build.StoreError) as caught:
-        component.build.act(arguments, False)
-    assert "command no-such-compiler, Debian package no-such-package" in str(caught.value)
-    predicted = component.build.act(arguments, True)
+    arguments["builds"][0]["recipe"]["tools"] = {"cc": ["no-such-compiler", "--version"]}
+    arguments["builds"][0]["recipe"]["packages"] = ["no-such-package"]
+    why = component.run(arguments)["failed"]
+    assert "command no-such-compiler, Debian package no-such-package" in why
+    predicted = component.run(arguments, check=True)
     assert predicted["changed"]
     assert predicted["hash"] is None
 
 
 def test_a_build_that_makes_nothing_is_refused(component: Component) -> None:
     component.commands = [{"argv": ["true"]}]
-    with pytest.raises(component.build.StoreError, match="did not make bin/greet"):
-        component.act()
+    component.refused("did not make bin/greet")
     assert component.entries() == []
 
 
 def test_sources_that_changed_meanwhile_are_refused(component: Component) -> None:
-    with pytest.raises(component.build.StoreError, match="changed while Ansible ran"):
-        component.act(source_sha256="0" * 64)
+    component.refused("changed while Ansible ran", source_sha256="0" * 64)
     assert component.entries() == []
 
 
@@ -212,10 +225,11 @@ def test_an_archive_cannot_write_elsewhere(component: Component, kind: str) -> N
             member.type, member.linkname = tarfile.SYMTYPE, "/etc"
         tar.addfile(member, io.BytesIO(b""))
     data = stream.getvalue()
-    with pytest.raises(component.build.StoreError, match="not a plain file"):
-        component.act(
-            archive=component.source.encode(data), source_sha256=hashlib.sha256(data).hexdigest()
-        )
+    component.refused(
+        "not a plain file",
+        archive=component.source.encode(data),
+        source_sha256=hashlib.sha256(data).hexdigest(),
+    )
     assert component.entries() == []
 
 
@@ -226,7 +240,7 @@ def test_the_environment_is_clean(component: Component, monkeypatch: pytest.Monk
     component.act()
     lines = (component.root / "log" / "greet.log").read_text().splitlines()
     names = {line.split("=")[0] for line in lines if "=" in line}
-    assert names == {"PATH", "HOME", "LC_ALL", "TZ", "GREETING", "PWD"}
+    assert names == {"PATH", "HOME", "LC_ALL", "TZ", "MAKEFLAGS", "GREETING", "PWD"}
     assert "0022" in lines
 
 
@@ -246,8 +260,7 @@ def test_compilers_get_every_processor(component: Component) -> None:
 def test_a_second_build_at_the_same_time_is_refused(component: Component) -> None:
     with (component.root / "store" / ".lock-greet").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(component.build.StoreError, match="another build of it is running"):
-            component.act()
+        component.refused("greet: another build of it is running on this host")
     assert component.act()["changed"]
 
 
@@ -261,70 +274,107 @@ def test_what_a_killed_build_left_is_removed(component: Component) -> None:
     assert other.exists()
 
 
-def start_slow_build(component: Component) -> tuple[subprocess.Popen[str], int]:
-    """A build in a process of its own that waits for ever; returns it and its compiler's PID."""
-    pid_file = component.root / "pid"
-    waiting = "echo $$ > {root}/pid.part && mv {root}/pid.part {root}/pid && exec sleep 1000"
-    component.commands = [{"argv": ["sh", "-c", waiting]}, GREET]
-    program = (
-        "import json, sys, ansible.module_utils as utils\n"
-        f"utils.__path__.append({str(PLAYBOOKS / 'module_utils')!r})\n"
-        f"sys.path.insert(0, {str(PLAYBOOKS / 'library')!r})\n"
-        "import uplab_build\n"
-        "uplab_build.act(json.load(sys.stdin), False)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(component.arguments()))
-    process.stdin.close()
-    poll(pid_file.exists)
-    return process, int(pid_file.read_text())
+def test_the_caches_of_compilers_are_left_out_where_it_is_built_again(component: Component) -> None:
+    component.commands = [{"argv": ["env"]}, GREET]
+    log = component.root / "log" / "greet.log"
+    component.act()
+    assert "CCACHE_DISABLE" not in log.read_text()
+    assert component.act(rebuild="replace")["changed"]
+    assert "CCACHE_DISABLE=1\n" in log.read_text()
 
 
-def test_sigterm_ends_the_compilers_and_leaves_nothing(component: Component) -> None:
-    process, compiler = start_slow_build(component)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE_S) != 0
-    assert process.stderr is not None
-    assert "SIGTERM" in process.stderr.read()
-    process.stderr.close()
-    poll(lambda: not alive(compiler))
-    assert component.entries() == []
-
-
-def test_a_killed_build_never_looks_finished(component: Component) -> None:
-    process, compiler = start_slow_build(component)
-    process.kill()
-    process.wait(DEADLINE_S)
-    assert process.stderr is not None
-    process.stderr.close()
-    assert [name[:12] for name in component.entries()] == [".part-greet-"]
-    assert not (component.root / "current" / "greet").exists()
-    # Its compiler still runs and holds the lock: nothing may build beside it.
-    component.commands = [GREET]
-    with pytest.raises(component.build.StoreError, match="another build of it is running"):
-        component.act()
-    os.kill(compiler, signal.SIGKILL)
-    poll(lambda: not alive(compiler))
-    assert component.act()["changed"]
+def test_replacing_takes_the_new_build(component: Component) -> None:
+    script = "mkdir -p {prefix}/bin && date +%N > {prefix}/bin/greet"
+    component.commands = [{"argv": ["sh", "-c", script]}]
+    first = component.act()
+    again = component.act(rebuild="replace")
+    assert again["changed"]
+    assert again["hash"] == first["hash"]
+    assert again["record"]["artifacts"] != first["record"]["artifacts"]
+    seen = (component.root / "current" / "greet" / "bin" / "greet").read_bytes()
+    wanted = again["record"]["artifacts"]["bin/greet"]["sha256"]
+    assert hashlib.sha256(seen).hexdigest() == wanted
+    assert len(component.entries()) == 2
+    assert component.act(rebuild="replace", check=True)["changed"]
     assert len(component.entries()) == 2
 
 
-def test_a_full_disk_is_a_clear_error(
-    component: Component, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path, _text: str, _mode: int = 0o644) -> None:
-        raise OSError(28, "No space left on device", str(path))
+def test_a_replacement_that_fails_leaves_the_build_that_was_there(component: Component) -> None:
+    component.commands = [{"argv": ["sh", "-c", "test ! -e {root}/broken"]}, GREET]
+    first = component.act()
+    (component.root / "broken").touch()
+    arguments = {**component.arguments(), "rebuild": "replace"}
+    assert "ended with exit code 1" in component.run(arguments)["failed"]
+    assert component.entries() == [f"greet-{first['hash']}", f"greet-{first['hash']}.json"]
+    assert not component.act()["changed"]
 
-    monkeypatch.setattr(component.build, "write_atomically", full)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        component.act()
-    assert component.build.reason(caught.value).endswith(".json: No space left on device")
-    monkeypatch.undo()
-    assert not list((component.root / "store").glob("*.json"))
-    assert component.act()["changed"]
+
+def snapshot(root: Path) -> dict[str, tuple[int, int]]:
+    """Every path of a store but its logs, with when it was changed."""
+    paths = [path for path in root.rglob("*") if "log" not in path.parts[-2:]]
+    return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths}
+
+
+@pytest.mark.parametrize("check", [False, True], ids=["run", "check"])
+def test_verifying_says_what_is_the_same_and_touches_nothing(
+    component: Component, check: bool
+) -> None:
+    component.act()
+    before = snapshot(component.root / "store" / next(iter(component.entries())))
+    log = (component.root / "log" / "greet.log").read_text()
+    found = component.act(rebuild="verify", check=check)
+    assert not found["changed"]
+    assert found["compared"] == {"files": 1, "differs": [], "damaged": []}
+    assert found["log"] == str(component.root / "log" / "greet.verify.log")
+    assert Path(found["log"]).read_text() == log
+    assert len(component.entries()) == 2
+    assert snapshot(component.root / "store" / next(iter(component.entries()))) == before
+
+
+def test_verifying_names_the_file_that_is_not_reproducible(component: Component) -> None:
+    script = (
+        "mkdir -p {prefix}/bin && echo {prefix} > {prefix}/place"
+        " && cp main.txt {prefix}/bin/greet && date +%N > {prefix}/time && touch {prefix}/empty"
+    )
+    component.commands = [{"argv": ["sh", "-c", script]}]
+    first = component.act()
+    (differs,) = (found := component.act(rebuild="verify"))["compared"]["differs"]
+    # Its own path is in one of them, and is the same.
+    assert found["compared"]["files"] == 4
+    assert differs["file"] == "time"
+    known = first["record"]["artifacts"]["time"]
+    assert (differs["old_sha256"], differs["old_bytes"]) == (known["sha256"], known["bytes"])
+    assert differs["new_sha256"] != known["sha256"]
+    (warning,) = component.build.warnings_of({"greet": found})
+    assert warning.startswith("greet: built again, time is not the same: sha256")
+
+
+def test_verifying_sees_damage_too(component: Component) -> None:
+    record = component.act()["record"]
+    path = Path(record["prefix"]) / "bin" / "greet"
+    path.write_text("evil\n")
+    compared = component.act(rebuild="verify")["compared"]
+    assert compared["differs"] == []
+    assert [text.split(": ")[0] for text in compared["damaged"]] == [str(path)]
+    assert path.read_text() == "evil\n"
+
+
+def test_there_is_nothing_to_verify_before_the_first_build(component: Component) -> None:
+    arguments = {**component.arguments(), "rebuild": "verify"}
+    assert "greet: there is no finished build of today's pins" in component.run(arguments)["failed"]
+    assert component.entries() == []
+
+
+def test_the_last_build_of_any_inputs_says_how_long_it_took(
+    component: Component, uplab_host: ModuleType
+) -> None:
+    place = uplab_host.Place(component.root, "greet", "0" * 12)
+    assert uplab_host.last_build_s(place) is None
+    found = component.act()
+    record = component.root / "store" / f"greet-{found['hash']}.json"
+    record.write_text(json.dumps({**found["record"], "build_s": 12.5}))
+    assert uplab_host.last_build_s(place) == 12.5
+    older = {**found["record"], "build_s": 99.0, "built_utc": "2020-01-01T00:00:00Z"}
+    record.with_name(f"greet-{'1' * 12}.json").write_text(json.dumps(older))
+    record.with_name(f"greet-more-{'1' * 12}.json").write_text(json.dumps(record.read_text()))
+    assert uplab_host.last_build_s(place) == 12.5

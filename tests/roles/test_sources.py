@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
-import json
+import os
+import re
 import signal
 import socket
+import socketserver
 import subprocess
-import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.roles.plays import PLAYBOOKS, poll
+from tests.roles.building import arguments, recipe, start
 from tests.roles.standins import UPSTREAM, commit, git, pack
 
 DEADLINE_S = 30.0
@@ -24,7 +27,7 @@ DEADLINE_S = 30.0
 
 @pytest.fixture(scope="session")
 def sources(uplab_build: ModuleType) -> ModuleType:
-    return importlib.import_module(uplab_build.Fetcher.__module__)
+    return importlib.import_module(uplab_build.Commands.__module__.replace("commands", "sources"))
 
 
 class Fetching:
@@ -211,20 +214,8 @@ def test_a_killed_fetch_leaves_a_cache_that_works(
 ) -> None:
     """A server accepts and says nothing; the build is ended while git waits for it."""
     head = commit(fetching.served / "a", {"a.txt": "1\n"}, {})
-    program = (
-        "import json, sys, ansible.module_utils as utils\n"
-        f"utils.__path__.append({str(PLAYBOOKS / 'module_utils')!r})\n"
-        f"sys.path.insert(0, {str(PLAYBOOKS / 'library')!r})\n"
-        "import uplab_build\n"
-        "uplab_build.act(json.loads(sys.argv[1]), False)\n"
-    )
     with socket.create_server(("127.0.0.1", 0)) as server:
-        mute = f"git://127.0.0.1:{server.getsockname()[1]}/"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, json.dumps(recipe_of(root, mute, head))],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = start(arguments_of(root, mute_address(server), head))
         server.settimeout(DEADLINE_S)
         connection, _ = server.accept()
         process.send_signal(signal.SIGTERM)
@@ -233,38 +224,90 @@ def test_a_killed_fetch_leaves_a_cache_that_works(
     assert process.returncode != 0
     assert "SIGTERM" in said
     assert [path.name for path in (root / "store").iterdir()] == [".lock-x"]
-    # A child of git's that was killed with it may hold the lock for a moment.
-    poll(lambda: is_free(root / "store" / ".lock-x"))
-    arguments = recipe_of(root, f"file://{fetching.served}/", head)
-    assert uplab_build.act(arguments, False)["changed"]
+    done = uplab_build.act(arguments_of(root, f"file://{fetching.served}/", head), False)
+    assert done["changed"], done
     assert (root / "current" / "x" / "a.txt").read_text() == "1\n"
 
 
-def is_free(path: Path) -> bool:
-    """Whether nobody holds a lock file."""
-    with path.open() as stream:
+def mute_address(server: socket.socket) -> str:
+    """The address of repositories on a server that never answers."""
+    return f"git://127.0.0.1:{server.getsockname()[1]}/"
+
+
+def test_a_network_that_goes_in_the_middle_of_a_clone(
+    uplab_build: ModuleType, fetching: Fetching, root: Path
+) -> None:
+    """A real git server whose connection breaks after half of the repository."""
+    noise = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(8000))
+    head = commit(fetching.served / "a", {"a.txt": "1\n", "noise.txt": noise}, {})
+    with half_a_server(fetching.served, 100_000) as mirror:
+        broken = uplab_build.act(arguments_of(root, mirror, head), False)
+    assert f"x: cannot fetch {UPSTREAM}a from its mirror {mirror}a: " in broken["msg"]
+    assert re.search(r"(fatal|error): .*(early EOF|hung up|eof)", broken["msg"])
+    assert "name a mirror in uplab_mirrors.git" in broken["msg"]
+    assert [path.name for path in (root / "store").iterdir()] == [".lock-x"]
+    done = uplab_build.act(arguments_of(root, f"file://{fetching.served}/", head), False)
+    assert done["changed"], done
+
+
+@contextmanager
+def half_a_server(served: Path, limit_bytes: int) -> Iterator[str]:
+    """A git server that hangs up on each client after so many bytes; its address."""
+    daemon = ["git", "daemon", "--inetd", "--export-all", f"--base-path={served}", str(served)]
+
+    class HalfAnswer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            connection: socket.socket = self.request
+            stdin = connection.fileno()
+            process = subprocess.Popen(daemon, stdin=stdin, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            left = limit_bytes
+            while left > 0 and (data := os.read(process.stdout.fileno(), min(left, 4096))):
+                connection.sendall(data)
+                left -= len(data)
+            process.stdout.close()
+            process.kill()
+            process.wait()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HalfAnswer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+            yield f"git://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
-def recipe_of(root: Path, mirror: str, head: str) -> dict[str, Any]:
+def test_an_archive_that_ends_too_early_is_told_from_a_wrong_one(
+    fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network goes in the middle: it is not the pin that has to be corrected."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    digest = pack(fetching.served / "a.tar.gz", {"a.txt": "1\n"})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.tar.gz"
+        site = {"git": {}, "archives": "", "files": {}}
+        fetcher = fetching.sources.Fetcher("x", fetching.top, site, fetching.run, fetching.log)
+        with pytest.raises(fetching.sources.StoreError, match="it ended after 4 of 100 bytes"):
+            fetcher.archive(url, digest)
+        thread.join()
+    assert list((fetching.top / "archives").iterdir()) == []
+
+
+def arguments_of(root: Path, mirror: str, head: str) -> dict[str, Any]:
     """The arguments of a build of one repository."""
     source = {**GOOD, "url": f"{UPSTREAM}a", "commit": head, "sha256": None, "into": "a"}
-    return {
-        "root": str(root),
-        "component": "x",
-        "recipe": {
-            "version": "1",
-            "sources": [source],
-            "commands": [{"argv": ["cp", "a/a.txt", "{prefix}/"], "chdir": "{source}"}],
-            "environment": {},
-            "artifacts": ["a.txt"],
-            "tools": {},
-            "packages": [],
-            "kernel_btf": False,
-        },
-        "site": {"git": {UPSTREAM: mirror}},
-    }
+    wanted = recipe("cp a/a.txt {prefix}/", artifacts=("a.txt",), sources=[source])
+    given = arguments(root, {"x": wanted})
+    given["builds"][0]["site"] = {"git": {UPSTREAM: mirror}}
+    return given

@@ -121,6 +121,32 @@ def test_an_altered_file_of_a_package_is_refused(uplab_store: ModuleType, root: 
         uplab_store.register(root, "shell", ["dash"], check=False)
 
 
+def test_files_that_lie_elsewhere_are_compared_with_their_records(
+    uplab_store: ModuleType, root: Path, tmp_path: Path
+) -> None:
+    first = uplab_store.register(root, "shell", ["dash"], check=False)
+    tracer = tmp_path / "tracer"
+    tracer.write_text("tracer\n")
+    uplab_store.adopt(root, "own", {"bin/tracer": str(tracer)}, "", check=False)
+    assert uplab_store.compared(root) == {
+        "shell": {"files": 1, "differs": []},
+        "own": {"files": 1, "differs": []},
+    }
+    path = root / "store" / f"shell-{first['hash']}.json"
+    record = json.loads(path.read_text())
+    record["artifacts"]["bin/dash"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    tracer.unlink()
+    before = sorted((root / "store").iterdir())
+    found = uplab_store.compared(root)
+    (differs,) = found["shell"]["differs"]
+    assert (differs["file"], differs["old_sha256"]) == ("bin/dash", "0" * 64)
+    assert differs["new_sha256"] == first["record"]["artifacts"]["bin/dash"]["sha256"]
+    (gone,) = found["own"]["differs"]
+    assert (gone["old_bytes"], gone["new_sha256"]) == (7, None)
+    assert sorted((root / "store").iterdir()) == before
+
+
 def test_a_missing_command_is_predicted_or_refused(uplab_store: ModuleType, root: Path) -> None:
     predicted = uplab_store.register(root, "x", ["no-such-command"], check=True)
     assert predicted["changed"]
