@@ -27,6 +27,7 @@ class Component:
         pin_installed: the same of when it was installed; None where it is not.
         version: what is really there.
         source: ``build``, ``distro`` or ``path``.
+        copied_from: the host that built it, where that was another one.
         size_bytes: of all artifacts.
         files: how many artifacts there are.
         built_utc, build_s: when, and for how long, in seconds.
@@ -42,6 +43,7 @@ class Component:
     files: int | None = None
     built_utc: str | None = None
     build_s: float | None = None
+    copied_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ def wanted_pins(variables: Mapping[str, Any], answer: Mapping[str, Any]) -> dict
     """
     pins: Mapping[str, Any] = variables.get("uplab_pins", {})
     installed: Mapping[str, Any] = answer.get("components", {})
-    names = [name for name in variables.get("uplab_components", pins) if name in pins]
+    # What only builds others is not to be there where those came from another host.
+    known = set(pins) - set(answer.get("left_out", []))
+    names = [name for name in variables.get("uplab_components", pins) if name in known]
     for name in names:
         if installed.get(name, {}).get("source") != "path":
             needs = pins[name].get("needs", [])
-            names += [need for need in needs if need in pins and need not in names]
+            names += [need for need in needs if need in known and need not in names]
     return {
         name: {**pins[name], "policy": variables.get(f"{name}_policy", pins[name].get("policy"))}
         for name in names
@@ -129,6 +133,7 @@ def _component(name: str, wanted: Any, pin: Any, found: Any) -> Component:
         files=int(found.get("files", 0)),
         built_utc=_text(found.get("built_utc")),
         build_s=float(seconds) if isinstance(seconds, int | float) else None,
+        copied_from=_text((found.get("from") or {}).get("host")),
         problems=tuple(map(clean, problems)),
     )
 
@@ -221,13 +226,20 @@ def _row(component: Component) -> tuple[str, ...]:
         component.pin_installed or "-",
         component.version or "-",
         agrees,
-        "-" if component.size_bytes is None else _size(component.size_bytes),
-        component.built_utc or "-",
+        "-" if component.size_bytes is None else size_text(component.size_bytes),
+        _built(component),
         took,
     )
 
 
-def _size(size_bytes: float) -> str:
+def _built(component: Component) -> str:
+    """When it was built, and where that was another host."""
+    where = f" on {component.copied_from}" if component.copied_from else ""
+    return f"{component.built_utc or '-'}{where}"
+
+
+def size_text(size_bytes: float) -> str:
+    """A number of bytes for a person, as in ``1.3 GiB``."""
     for unit in _UNITS:
         if size_bytes < 1024 or unit == _UNITS[-1]:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from uplab import inventory
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 CANARY = "canary-51c0de"
+#: The tasks that do something on a host or ask it, with what keeps them from asking a person.
+WORKING = {"status": [], "setup": [], "gc": [], "teardown": ["--yes"]}
 #: What the tasks read of a checkout.
 PARTS = ("uplab", "playbooks", "roles", "matrices", "servers", "tracers", "loads", "inventory")
 
@@ -141,18 +144,49 @@ def test_a_host_that_cannot_be_trusted_is_one_line(
         ({"ansible_ssh_private_key_file": "/no/key"}, "refuses to log us in"),
     ],
 )
-@pytest.mark.parametrize("task", ["status", "setup"])
+@pytest.mark.parametrize("task", WORKING)
 def test_what_keeps_a_host_from_being_worked_with_is_one_line_and_exit_code_4(
     write: Any, task: str, changes: dict[str, Any], words: str
 ) -> None:
-    done = lab(task, "--host", "h1", "--inventory", str(write(**changes)))
+    arguments = ["--host", "h1", "--inventory", str(write(**changes))]
+    done = lab(task, *arguments, *WORKING[task])
     assert (done.returncode, done.stdout) == (4, ""), done.stderr
     assert done.stderr.startswith(f"lab.{task}: host h1: ")
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("task", ["status", "setup", "check"])
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that anybody may look into; pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("task", WORKING)
+@pytest.mark.parametrize(
+    ("sudo", "words"),
+    [
+        ("", "user nobody is not root, and there is no sudo. Log in as root"),
+        ("#!/bin/sh\nexit 1\n", "sudo wants a password of user nobody. There, run: visudo"),
+    ],
+)
+def test_a_host_where_we_cannot_be_root_is_told_before_anything_is_done(
+    write: Any, open_folder: Path, tmp_path: Path, task: str, sudo: str, words: str
+) -> None:
+    if sudo:
+        sshd.write_program(open_folder / "sudo", sudo)
+    with sshd.running(tmp_path / "sshd", sshd.as_nobody(open_folder)) as other:
+        theirs = str(write(**other.variables()))
+        done = lab(task, "--host", "h1", "--inventory", theirs, *WORKING[task])
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert done.stderr.startswith(f"lab.{task}: host h1: {words}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("task", [*WORKING, "check"])
 def test_an_unknown_host_or_inventory_is_bad_input(task: str, tmp_path: Path) -> None:
     done = lab(task, "--host", "lokal")
     assert done.returncode == 2

@@ -162,3 +162,23 @@ def test_json_has_all_of_it() -> None:
 def test_sizes_are_short(size_bytes: int, text: str) -> None:
     component = Component("c", None, (), size_bytes=size_bytes, files=1)
     assert f"  {text}  " in status.as_text(Status("h", True, True, (component,)))
+
+
+# --- builds of another host -----------------------------------------------------------------------
+
+
+def test_what_only_builds_is_not_missed_where_its_builds_were_copied() -> None:
+    variables = {"uplab_components": ["golang", "agent"], "uplab_pins": PINS}
+    copied = {**FOUND, "source": "build", "from": {"host": "r720"}}
+    said = {**answer(agent=copied, pins={"agent": AGENT}), "left_out": ["golang", "compiler"]}
+    wanted = wanted_pins(variables, said)
+    assert set(wanted) == {"agent"}
+    found = judge("h", wanted, said, "d")
+    assert (found.exit_code, found.components[0].copied_from) == (0, "r720")
+    assert "2026-11-22T14:05:58Z on r720" in status.as_text(found)
+    assert json.loads(status.as_json(found))["components"][0]["copied_from"] == "r720"
+
+
+def test_without_copies_what_builds_is_missed() -> None:
+    variables = {"uplab_components": ["agent"], "uplab_pins": PINS}
+    assert set(wanted_pins(variables, answer())) == {"agent", "compiler"}
