@@ -1,5 +1,7 @@
 """Makes the Python environment that ./invoke runs in. Standard library only; Python >= 3.11.
 
+Where ``UPLAB_BUNDLE`` names a bundle, everything comes from it and no network is used.
+
 Called by the shell script ``invoke`` as ``bootstrap.py ROOT LEVEL [TASK FLAG...]`` when its quick
 comparison finds no fitting environment. LEVEL is ``runtime`` or ``dev``. It makes one, points the
 link ``.venv`` at it and becomes ``python tasks.py TASK FLAG...``.
@@ -29,7 +31,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from uplab.bundle.offline import Supplies
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 4
@@ -159,8 +164,9 @@ def ensure(checkout: Checkout, level: str, reporter: Reporter) -> Path:
     with exclusive(checkout.state / "bootstrap.lock", reporter) as lock_fd:
         venv = find_finished(recipe)
         if venv is None:
-            require_venv_modules(recipe.python, checkout, reporter)
-            venv = build(recipe, reporter, lock_fd)
+            with supplies_for(recipe, reporter) as supplies:
+                require_venv_modules(recipe.python, checkout, reporter, supplies)
+                venv = build(recipe, reporter, lock_fd, supplies)
         point_link(checkout, venv)
     return venv
 
@@ -251,7 +257,53 @@ def find_finished(recipe: Recipe) -> Path | None:
     return None
 
 
-def build(recipe: Recipe, reporter: Reporter, lock_fd: int) -> Path:
+@contextmanager
+def supplies_for(recipe: Recipe, reporter: Reporter) -> Iterator["Supplies | None"]:
+    """What the bundle that UPLAB_BUNDLE names has for the recipe, checked; None without one.
+
+    Raises BootstrapError where the bundle cannot be used.
+    """
+    named = os.environ.get("UPLAB_BUNDLE")
+    if not named:
+        yield None
+        return
+    root = recipe.checkout.root
+    # The reading of bundles is uplab's own; it needs nothing that is not in Python.
+    sys.path.insert(0, str(root))
+    from uplab.bundle import offline
+    from uplab.errors import UsageError
+
+    bundle = Path(named).absolute()
+    reporter.say(f"checking {bundle}, from which .venv is made")
+    debs = not _has_venv_modules(recipe.python)
+    try:
+        levels = LEVELS[recipe.level]
+        progress = ByteProgress(f"checking {bundle.name}", reporter)
+        with offline.supplies(bundle, root, levels, debs=debs, progress=progress.show) as found:
+            yield found
+    except UsageError as error:
+        raise BootstrapError(error.message) from error
+
+
+@dataclass
+class ByteProgress:
+    """Says how much of something is done, and how long the rest takes."""
+
+    what: str
+    reporter: Reporter
+    began_s: float = field(default_factory=time.monotonic)
+
+    def show(self, done_bytes: int, all_bytes: int) -> None:
+        """In: the bytes that are done, and those that there are."""
+        spent_s = time.monotonic() - self.began_s
+        left_s = spent_s * (all_bytes - done_bytes) / max(done_bytes, 1)
+        done = f"{done_bytes >> 20} of {all_bytes >> 20} MiB"
+        self.reporter.step(f"{self.what}: {done}, about {left_s:.0f} s left")
+
+
+def build(
+    recipe: Recipe, reporter: Reporter, lock_fd: int, supplies: "Supplies | None" = None
+) -> Path:
     """Make the recipe's environment. Out: its path. Whatever fails, nothing is left of it."""
     venv, packages = recipe.venv, recipe.packages
     shutil.rmtree(venv, ignore_errors=True)
@@ -263,7 +315,7 @@ def build(recipe: Recipe, reporter: Reporter, lock_fd: int) -> Path:
     try:
         with recipe.checkout.log.open("w", encoding="utf-8") as log:
             runner = Runner(log=log.write, lock_fd=lock_fd)
-            _install(recipe, runner, PipProgress(packages, reporter))
+            _install(recipe, runner, PipProgress(packages, reporter), supplies)
         _write_own_commands(venv, recipe.checkout.root)
         _finish(venv, recipe.checkout.root, recipe.locks)
     except BaseException:
@@ -273,32 +325,53 @@ def build(recipe: Recipe, reporter: Reporter, lock_fd: int) -> Path:
     return venv
 
 
-def _install(recipe: Recipe, runner: "Runner", progress: "PipProgress") -> None:
+def _install(
+    recipe: Recipe, runner: "Runner", progress: "PipProgress", supplies: "Supplies | None"
+) -> None:
     venv = recipe.venv
     code, output = runner.run([str(recipe.python), "-I", "-m", "venv", str(venv)])
     if code != 0:
         raise explain(output, recipe.checkout, "the module venv")
-    code, output = runner.run(pip_command(venv, recipe.locks), progress.line)
+    wheels = supplies.wheels if supplies else None
+    environment = pip_environment(offline=supplies is not None)
+    code, output = runner.run(pip_command(venv, recipe.locks, wheels), progress.line, environment)
+    if code != 0 and supplies and "No space left" not in output:
+        errors = [line.strip() for line in output.splitlines() if line.startswith("ERROR")]
+        said = errors[-1] if errors else f"exit code {code}"
+        raise BootstrapError(
+            f"pip could not install what lies in {supplies.bundle}: {said} "
+            f"(pip said more in {recipe.checkout.log}). Run: unset UPLAB_BUNDLE"
+        )
     if code != 0:
         raise explain(output, recipe.checkout, "pip")
 
 
-def pip_command(venv: Path, locks: list[Path]) -> list[str]:
+def pip_command(venv: Path, locks: list[Path], wheels: Path | None = None) -> list[str]:
     """Out: the argv that installs ``locks`` into ``venv``, and nothing whose hash is not there.
+
+    In: ``wheels`` is the directory to take them from, and from nowhere else.
 
     Only wheels: building from source would fetch build tools that no lock file names.
     """
     command = [str(venv / "bin" / "python"), "-I", "-m", "pip", "install", "--require-hashes"]
     command += ["--only-binary", ":all:", "--progress-bar", "off", "--no-input"]
+    if wheels is not None:
+        command += ["--no-index", "--find-links", str(wheels)]
     for lock in locks:
         command += ["--requirement", str(lock)]
     return command
 
 
-def pip_environment() -> dict[str, str]:
-    """Out: the user's environment with pip's variables, less those that install elsewhere."""
+def pip_environment(*, offline: bool = False) -> dict[str, str]:
+    """Out: the user's environment with pip's variables, less those that install elsewhere.
+
+    With ``offline`` less all of them: what pip is set to leads to a network.
+    """
     elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
     kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    if offline:
+        kept = {name: value for name, value in kept.items() if not name.startswith("PIP_")}
+        kept["PIP_CONFIG_FILE"] = os.devnull
     return {**kept, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUTF8": "1"}
 
 
@@ -310,7 +383,10 @@ class Runner:
     lock_fd: int | None = None
 
     def run(
-        self, command: list[str], on_line: Callable[[str], None] = lambda _line: None
+        self,
+        command: list[str],
+        on_line: Callable[[str], None] = lambda _line: None,
+        environment: dict[str, str] | None = None,
     ) -> tuple[int, str]:
         """Out: exit code and the last lines of stdout and stderr together.
 
@@ -324,7 +400,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=pip_environment(),
+            env=pip_environment() if environment is None else environment,
             encoding="utf-8",
             errors="replace",
             pass_fds=inherited,
@@ -473,7 +549,9 @@ def in_use(venv: Path) -> bool:
     return False
 
 
-def require_venv_modules(python: Path, checkout: Checkout, reporter: Reporter) -> None:
+def require_venv_modules(
+    python: Path, checkout: Checkout, reporter: Reporter, supplies: "Supplies | None" = None
+) -> None:
     """See that ``python`` can make environments; on Debian, install the package if we may.
 
     Raises BootstrapError where that is not possible.
@@ -493,7 +571,7 @@ def require_venv_modules(python: Path, checkout: Checkout, reporter: Reporter) -
             f"Run: sudo apt-get install {package}"
         )
     reporter.say(f"installing the Debian package {package}, which {python} needs to make .venv")
-    _apt_install(package, prefix, checkout)
+    _apt_install(package, prefix, checkout, supplies)
     if not _has_venv_modules(python):
         raise BootstrapError(f"{python} still has no module ensurepip with {package} installed")
 
@@ -523,10 +601,16 @@ def _root_prefix() -> list[str] | None:
     return None
 
 
-def _apt_install(package: str, prefix: list[str], checkout: Checkout) -> None:
-    """Install, and if that fails because the lists are missing or old: update and try again."""
+def _apt_install(
+    package: str, prefix: list[str], checkout: Checkout, supplies: "Supplies | None"
+) -> None:
+    """Install, and if that fails because the lists are missing or old: update and try again.
+
+    With ``supplies`` from there and from nowhere else.
+    """
     apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
     apt += ["-o", f"DPkg::Lock::Timeout={APT_LOCK_TIMEOUT_S}"]
+    apt += supplies.apt_options() if supplies else []
     install = [*apt, "install", "--yes", "--no-install-recommends", package]
     with checkout.log.open("w", encoding="utf-8") as log:
         runner = Runner(log=log.write)
