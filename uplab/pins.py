@@ -77,7 +77,7 @@ def _wrong(field: str, value: Any) -> str | None:
     for end, (form, wanted) in _FORMS.items():
         if field == end or field.endswith(f"_{end}"):
             return None if form.fullmatch(text) else f"{text!r} is not {wanted}"
-    if field == "packages" and not _PACKAGE.fullmatch(text):
+    if field in ("packages", "run_packages") and not _PACKAGE.fullmatch(text):
         return f"{text!r} is no name of a Debian package"
     floats = field in ("version", "tag", "toolchain", "branch") and text.lower() in _FLOATING
     return f"{text!r} is not a version: it means something else tomorrow" if floats else None

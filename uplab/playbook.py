@@ -25,7 +25,7 @@ _INPUTS = ("roles", "playbooks", "servers", "tracers")
 #: What lies beside the sources and builds nothing.
 _NO_INPUTS = (".md", "adapter.yml")
 #: Of playbooks/callback_plugins.
-_CALLBACKS = ("uplab_results",)
+_CALLBACKS = ("uplab_results", "uplab_progress")
 
 
 def digest(project: Path, variables: Mapping[str, Any]) -> str:
@@ -110,7 +110,8 @@ def run(project: Path, argv: list[str], *, stock: bool) -> None:
         GateError: it failed; its own last lines say what and where.
     """
     sys.stdout.flush()
-    done = subprocess.run(argv, cwd=project, env=environment(project, stock=stock), check=False)
+    environ = {**environment(project, stock=stock), "UPLAB_PROGRESS_FD": "1"}
+    done = subprocess.run(argv, cwd=project, env=environ, check=False)
     if done.returncode != 0:
         raise GateError(
             f"setting up failed (ansible-playbook ended with {done.returncode}); "
@@ -124,6 +125,7 @@ def collect(
     *,
     stock: bool,
     heard: Callable[[Result], None] | None = None,
+    progress: int | None = None,
 ) -> Outcome:
     """Run ansible-playbook quietly and gather what its tasks returned.
 
@@ -132,6 +134,7 @@ def collect(
         argv: from :func:`build_argv`.
         stock: with Ansible's own strategy instead of mitogen's.
         heard: is called with each result as it comes.
+        progress: the descriptor that shows what is being built; above 2.
     """
     log = project / ".uplab" / "log" / f"{Path(argv[1]).stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +142,8 @@ def collect(
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as pipe, log.open("wb") as output:
         environ = {**environment(project, stock=stock), "UPLAB_RESULTS_FD": str(writing)}
+        if progress is not None:
+            environ["UPLAB_PROGRESS_FD"] = str(progress)
         try:
             process = subprocess.Popen(
                 argv,
@@ -147,7 +152,7 @@ def collect(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=(writing,),
+                pass_fds=(writing,) if progress is None else (writing, progress),
             )
         finally:
             os.close(writing)

@@ -105,6 +105,7 @@ def converge(
     diff: bool = False,
     stock: bool = False,
     extra: Mapping[str, Any] | None = None,
+    bundle: Path | None = None,
     chosen: Path | None = None,
 ) -> None:
     """Converge hosts with Ansible: one first, then the others, ending at the first failure.
@@ -117,10 +118,11 @@ def converge(
         diff: show what changes in files.
         stock: with Ansible's own strategy instead of mitogen's.
         extra: further variables.
+        bundle: a file that holds what would be fetched; it is checked before anything changes.
         chosen: an inventory of somebody's own instead of uplab's.
 
     Raises:
-        UsageError: not in the inventory, or no such role.
+        UsageError: not in the inventory, no such role, or a bundle that must not be used.
         HostError: one cannot be reached, or lacks what Ansible stands on.
         GateError: ansible-playbook failed.
     """
@@ -130,6 +132,12 @@ def converge(
         variables = inventory.host(project, name, chosen)
         require_ready(project, name, chosen)
         digests[name] = digest(project, variables)
+    more = dict(extra or {})
+    if bundle is not None:
+        # Here, because only who has a bundle needs it.
+        from uplab.bundle import use
+
+        more |= use.bring(project, names, bundle, check=check, stock=stock, chosen=chosen)
     argv = playbook.build_argv(
         project,
         ",".join(names),
@@ -137,7 +145,7 @@ def converge(
         only=only,
         check=check,
         diff=diff,
-        extra=extra,
+        extra=more,
         chosen=chosen,
     )
     playbook.run(project, argv, stock=stock)

@@ -7,7 +7,8 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal, Protocol
 from uplab.errors import HostError, UplabError
 
 _INSPECT_TIMEOUT_S = 60.0
+_READ_BYTES = 1 << 18
 _OLDEST_PYTHON = (3, 11)
 
 #: What a host must have before hostside can work there. In: its Python, as $1.
@@ -138,6 +140,9 @@ class Host(Protocol):
     def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
         """Run a command of hostside that answers in JSON; without ``become`` not as root."""
 
+    def receive(self, command: str, request: dict[str, Any], take: Callable[[bytes], None]) -> None:
+        """Run a command of hostside, as root, and give away what it writes as it comes."""
+
     def start(self, plan: dict[str, Any]) -> Running:
         """Start a run."""
 
@@ -232,6 +237,36 @@ class LocalHost:
             raise HostError(f"host {self.name}: hostside answered {done[:200]!r}")
         return answer
 
+    def receive(self, command: str, request: dict[str, Any], take: Callable[[bytes], None]) -> None:
+        """Run a command of hostside whose answer is long.
+
+        Args:
+            command: its name.
+            request: JSON on its standard input.
+            take: is called with each part of what it writes; what it raises ends the command.
+
+        Raises:
+            HostError: it cannot be run.
+            UplabError: hostside refused, with its reason and exit code.
+        """
+        argv = self._argv(command)
+        with tempfile.TemporaryFile() as errors:
+            try:
+                # At its end its pipe is closed, which ends hostside, and its end is waited for.
+                with subprocess.Popen(
+                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+                ) as process:
+                    if process.stdin is None or process.stdout is None:
+                        raise AssertionError("both are pipes")
+                    with suppress(BrokenPipeError), process.stdin:
+                        process.stdin.write(json.dumps(request).encode())
+                    while chunk := os.read(process.stdout.fileno(), _READ_BYTES):
+                        take(chunk)
+            except OSError as error:
+                raise HostError(f"host {self.name}: {shlex.join(argv)}: {error}") from error
+            errors.seek(0)
+            _require_success(self.name, process.returncode, errors.read())
+
     def start(self, plan: dict[str, Any]) -> LocalRun:
         """Start ``hostside run`` in a session of its own: Ctrl-C reaches it only through us."""
         process = subprocess.Popen(
@@ -268,11 +303,16 @@ def _call(host: str, argv: Sequence[str], stdin: bytes) -> bytes:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError(f"host {host}: {shlex.join(argv)}: {error}") from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said else f"exit code {done.returncode}"
-        raise UplabError(f"host {host}: {reason}", exit_code=exit_code(done.returncode))
+    _require_success(host, done.returncode, done.stderr)
     return done.stdout
+
+
+def _require_success(host: str, code: int, stderr: bytes) -> None:
+    """Raise UplabError with the last line that hostside said, where it failed."""
+    if code != 0:
+        said = stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1] if said else f"exit code {code}"
+        raise UplabError(f"host {host}: {reason}", exit_code=exit_code(code))
 
 
 def exit_code(code: int) -> int:

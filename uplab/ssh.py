@@ -13,7 +13,7 @@ import shlex
 import socket
 import subprocess
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from uplab.remote import PROBE, Facts, Running, exit_code, parse_facts, reason_a
 from uplab.sshconfig import Endpoint, HostKey, known_keys
 
 _ANSWER_TIMEOUT_S = 120
+#: For answers that are long: gigabytes over a slow line.
+_RECEIVE_TIMEOUT_S = 4 * 3600
 _AUTH_TIMEOUT_S = 30
 _CLOSE_TIMEOUT_S = 5
 _ANSWER_CAP_BYTES = 64 << 20
@@ -113,15 +115,46 @@ class SshHost:
         """
         with _connected(self.name, self.endpoint) as (connection, key):
             facts = self._facts(connection, key)
-            against = reason_against(facts, self.python, become=become)
-            if against:
-                raise HostError(f"host {self.name}: {against}")
-            prefix = ["sudo", "-n", "--"] if become and facts.become == "sudo" else []
-            zipapp = self.zipapp.read_bytes()
-            numbers = [str(len(zipapp)), str(_ANSWER_TIMEOUT_S)]
-            argv = [*prefix, self.python, "-I", "-c", _BOOT, *numbers, *self.options, command]
-            answer = self._execute(connection, argv, zipapp + json.dumps(request).encode())
+            answer = self._call(connection, facts, command, request, become=become)
         return self._decoded(command, answer)
+
+    def receive(self, command: str, request: dict[str, Any], take: Callable[[bytes], None]) -> None:
+        """Run a command of hostside, as root, whose answer is long.
+
+        Args:
+            command: its name.
+            request: JSON on its standard input.
+            take: is called with each part of what it writes; what it raises ends the command.
+
+        Raises:
+            HostError: as for :meth:`inspect`.
+            UplabError: hostside refused, with its reason and exit code.
+        """
+        with _connected(self.name, self.endpoint) as (connection, key):
+            facts = self._facts(connection, key)
+            answer = self._call(connection, facts, command, request, become=True, take=take)
+        self._require_success(command, answer)
+
+    def _call(
+        self,
+        connection: Connection,
+        facts: Facts,
+        command: str,
+        request: dict[str, Any],
+        *,
+        become: bool,
+        take: Callable[[bytes], None] | None = None,
+    ) -> Answer:
+        """Send hostside there and let it run one command."""
+        against = reason_against(facts, self.python, become=become)
+        if against:
+            raise HostError(f"host {self.name}: {against}")
+        prefix = ["sudo", "-n", "--"] if become and facts.become == "sudo" else []
+        zipapp = self.zipapp.read_bytes()
+        limit_s = _ANSWER_TIMEOUT_S if take is None else _RECEIVE_TIMEOUT_S
+        numbers = [str(len(zipapp)), str(limit_s)]
+        argv = [*prefix, self.python, "-I", "-c", _BOOT, *numbers, *self.options, command]
+        return self._execute(connection, argv, zipapp + json.dumps(request).encode(), take)
 
     def start(self, plan: dict[str, Any]) -> Running:
         """Refused; this version measures the machine that it runs on."""
@@ -153,10 +186,16 @@ class SshHost:
                 f"Run: {command} id"
             ) from error
 
-    def _execute(self, connection: Connection, argv: Sequence[str], stdin: bytes) -> Answer:
+    def _execute(
+        self,
+        connection: Connection,
+        argv: Sequence[str],
+        stdin: bytes,
+        take: Callable[[bytes], None] | None = None,
+    ) -> Answer:
         """Run one command to its end; every word of it reaches it as it is."""
         try:
-            return _execute(connection, argv, stdin)
+            return _execute(connection, argv, stdin, take)
         except TimeoutError:
             raise HostError(
                 f"host {self.name}: {self.endpoint.place} did not answer within "
@@ -172,13 +211,16 @@ class SshHost:
             f"Run: invoke lab.check --host {self.name}"
         )
 
-    def _decoded(self, command: str, answer: Answer) -> dict[str, Any]:
+    def _require_success(self, command: str, answer: Answer) -> None:
         if answer.code is None:
             raise self._lost(f"hostside {command} did not end by itself")
         if answer.code != 0:
             said = answer.stderr.strip().splitlines()
             reason = said[-1] if said else f"hostside {command} ended with {answer.code}"
             raise UplabError(f"host {self.name}: {reason}", exit_code=exit_code(answer.code))
+
+    def _decoded(self, command: str, answer: Answer) -> dict[str, Any]:
+        self._require_success(command, answer)
         # A login shell may print something of its own before.
         last = answer.stdout.splitlines()[-1:] or [b""]
         try:
@@ -190,7 +232,12 @@ class SshHost:
         return decoded
 
 
-def _execute(connection: Connection, argv: Sequence[str], stdin: bytes) -> Answer:
+def _execute(
+    connection: Connection,
+    argv: Sequence[str],
+    stdin: bytes,
+    take: Callable[[bytes], None] | None = None,
+) -> Answer:
     """As SshHost._execute, with the errors of paramiko."""
     channel = connection.transport.open_session(timeout=_AUTH_TIMEOUT_S)
     with channel:
@@ -205,7 +252,11 @@ def _execute(connection: Connection, argv: Sequence[str], stdin: bytes) -> Answe
             channel.sendall(stdin)
             channel.shutdown_write()
         printed: list[bytes] = []
-        _read(channel.recv, printed)
+        if take is None:
+            _read(channel.recv, printed)
+        else:
+            while data := channel.recv(_READ_BYTES):
+                take(data)
         reader.join(_AUTH_TIMEOUT_S)
         code = channel.recv_exit_status()
     stderr = b"".join(said).decode(errors="replace")

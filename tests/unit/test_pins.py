@@ -46,6 +46,7 @@ def test_good_pins_have_no_problems() -> None:
         ({"url": "https://me:pw@example.org"}, "is not an https address"),
         ({"upstream": {"key_url": "ftp://x"}}, "x.upstream.key_url: 'ftp://x' is not an https"),
         ({"packages": ["make=1", "-y"]}, "x.packages: 'make=1' is no name of a Debian package"),
+        ({"run_packages": ["-y"]}, "x.run_packages: '-y' is no name of a Debian package"),
         ({"policy": None}, "x: has no policy"),
     ],
 )

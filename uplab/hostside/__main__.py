@@ -84,6 +84,13 @@ def status(root: Path) -> dict[str, Any]:
     return installed.look(root)
 
 
+def _store_export(arguments: argparse.Namespace) -> int:
+    from uplab.hostside import transfer
+
+    transfer.write(arguments.root, json.loads(sys.stdin.read() or "{}"), sys.stdout.buffer)
+    return errors.OK
+
+
 def _programs(cell: Cell, adapters: Adapters) -> list[FileRef]:
     refs = [*adapters.servers[cell.server].programs.values()]
     refs += adapters.loads[cell.load].programs.values()
@@ -127,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in _QUESTIONS:
         commands.add_parser(name, help="JSON request on stdin, JSON answer on stdout")
+    commands.add_parser("store-export", help="write finished builds as tar to stdout")
     run = commands.add_parser("run", help="measure the plan on stdin; events on stdout")
     run.add_argument("--adapters", type=Path, help="adapters' folder (default: in the zipapp)")
     for name, text in (("export", "write a run as tar to stdout"), ("forget", "remove a run")):
@@ -152,6 +160,8 @@ def main() -> int:
             request = json.loads(sys.stdin.read() or "{}")
             json.dump(_QUESTIONS[arguments.command](arguments, request), sys.stdout)
             return errors.OK
+        if arguments.command == "store-export":
+            return _store_export(arguments)
         if arguments.command == "export":
             export.write(arguments.runs, arguments.run_id, sys.stdout.buffer)
             return errors.OK

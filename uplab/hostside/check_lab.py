@@ -148,7 +148,9 @@ def stored(system: System, places: Places, request: Request) -> Iterator[Line]:
     if not installed.manifest:
         yield Line("store", "warn", f"not set up (no {places.root}/manifest.json)", wanted, mend)
         return
-    lacking = [name for name in request.components if name not in installed.components]
+    # What only builds, where what it builds came from another host, is not to be here.
+    expected = set(request.components) - set(installed.manifest.get("left_out", []))
+    lacking = sorted(expected - set(installed.components))
     damaged = [
         f"{record.get('prefix')}/{name}"
         for record in installed.components.values()

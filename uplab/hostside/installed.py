@@ -17,7 +17,8 @@ def look(root: Path) -> dict[str, Any]:
         root: of the store.
 
     Returns:
-        ``digest``, ``pins``, ``written_utc`` of the manifest (null where there is none) and
+        ``digest``, ``pins``, ``written_utc``, ``left_out`` of the manifest (null or empty where
+        there is none) and
         ``components``: by name ``record``, ``bytes`` of all artifacts and ``problems``.
 
     Raises:
@@ -32,6 +33,7 @@ def look(root: Path) -> dict[str, Any]:
         "digest": installed.manifest.get("digest"),
         "pins": installed.manifest.get("pins", {}),
         "written_utc": installed.manifest.get("written_utc"),
+        "left_out": installed.manifest.get("left_out", []),
         "components": components,
     }
 
@@ -45,7 +47,7 @@ def _component(root: Path, name: str, record: dict[str, Any]) -> dict[str, Any]:
     if not artifacts:
         problems.append("its record names no file")
     problems += _link_problem(root, name, prefix) + _record_problem(root, name, record)
-    shown = ("hash", "source", "version", "prefix", "built_utc", "build_s")
+    shown = ("hash", "source", "version", "prefix", "built_utc", "build_s", "from")
     return {
         **{key: record.get(key) for key in shown},
         "files": len(artifacts),

@@ -46,7 +46,7 @@ FILES = {
     "sys/devices/system/cpu/smt/active": "0\n",
     "sys/devices/system/node/online": "0\n",
     "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
-    "etc/apt/sources.list": "deb http://deb.debian.org/debian bookworm main\n",
+    "etc/apt/sources.list": "deb http://apt.example/debian bookworm main\n",
 }
 
 

@@ -177,6 +177,12 @@ def test_a_store_that_is_whole(tmp_path: Path) -> None:
     assert line.mend == "invoke lab.setup --host h1"
 
 
+def test_what_only_builds_is_not_missed_where_its_builds_were_copied(tmp_path: Path) -> None:
+    text = '{"schema": 1, "components": {}, "left_out": ["tracer"]}'
+    line = stored(machine(tmp_path, {"opt/uplab/manifest.json": text}))
+    assert line.state == "ok"
+
+
 def test_a_host_that_was_never_set_up_is_no_failure(tmp_path: Path) -> None:
     line = stored(machine(tmp_path))
     assert (line.state, line.seen) == ("warn", "not set up (no /opt/uplab/manifest.json)")

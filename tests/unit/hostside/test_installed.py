@@ -56,6 +56,21 @@ def test_what_is_as_recorded_has_no_problems(root: Path) -> None:
     assert (lab["built_utc"], lab["build_s"]) == ("2026-11-22T13:00:00Z", 1.5)
 
 
+def test_builds_of_another_host_say_whose_they_are(root: Path) -> None:
+    assert installed.look(root)["left_out"] == []
+    assert installed.look(root)["components"]["lab"]["from"] is None
+    path = root / "store" / "lab-123456789abc.json"
+    record = {**json.loads(path.read_text()), "from": {"host": "r720"}}
+    path.write_text(json.dumps(record))
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest |= {"components": {"lab": record}, "left_out": ["golang"]}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    answer = installed.look(root)
+    assert answer["left_out"] == ["golang"]
+    assert answer["components"]["lab"]["from"] == {"host": "r720"}
+    assert answer["components"]["lab"]["problems"] == []
+
+
 def test_a_host_that_was_never_set_up(tmp_path: Path) -> None:
     answer = installed.look(tmp_path)
     assert (answer["set_up"], answer["digest"], answer["components"]) == (False, None, {})
