@@ -1,30 +1,19 @@
-"""The tasks of the namespace ``lab``: hosts, and what is installed on them."""
+"""The tasks of the namespace ``lab`` that install, build, copy and remove."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 
 from uplab.cli.common import PROJECT_ROOT, command
-from uplab.errors import GateError
+from uplab.cli.hosts import HOST_FLAGS, HOSTS_FLAGS, INVENTORY, chosen_inventory, ns
 
-ns = Collection("lab")
+# The tasks of both modules are in it.
+__all__ = ["ns"]
 
-_INVENTORY = {
-    "inventory": "path of an inventory of your own; default: inventory/ of this checkout",
-}
-_HOST_FLAGS = {
-    "host": "name of a host in the inventory",
-    **_INVENTORY,
-}
-_HOSTS_FLAGS = {
-    "host": "names of hosts or groups in the inventory, separated by commas",
-    **_INVENTORY,
-}
 _BUNDLE = "file of lab.bundle to take from instead of the network; default: none"
 _FROM = "host or file of lab.export whose builds are taken; default: build them there"
 _ALLOW_UPGRADE = "also upgrade kernel, boot loader, C library and Proxmox VE"
@@ -34,14 +23,10 @@ def _words(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
-def _chosen(inventory: str | None) -> Path | None:
-    return None if inventory is None else Path(inventory)
-
-
 @command(
     ns,
     flags={
-        **_HOSTS_FLAGS,
+        **HOSTS_FLAGS,
         "only": "roles to converge, separated by commas; default: all",
         "check": "change nothing, say what would change",
         "diff": "show what changes in files",
@@ -70,7 +55,7 @@ def setup(
     from uplab import provision
     from uplab.transfer import stages
 
-    chosen = _chosen(inventory)
+    chosen = chosen_inventory(inventory)
     names = hosts.select(PROJECT_ROOT, host, chosen)
     if if_changed:
         names = provision.outdated(PROJECT_ROOT, names, chosen)
@@ -90,18 +75,18 @@ def setup(
         )
 
 
-@command(ns, flags={**_HOST_FLAGS, "out": "file to write, as in builds.tar.zst"})
+@command(ns, flags={**HOST_FLAGS, "out": "file to write, as in builds.tar.zst"})
 def export(c: Context, out: str, host: str = "local", inventory: str | None = None) -> None:
     """Put a host's finished builds into a file for --from."""
     from uplab.transfer import stages
 
-    print(stages.export(PROJECT_ROOT, host, Path(out), _chosen(inventory)))
+    print(stages.export(PROJECT_ROOT, host, Path(out), chosen_inventory(inventory)))
 
 
 @command(
     ns,
     flags={
-        **_HOSTS_FLAGS,
+        **HOSTS_FLAGS,
         "json": "print JSON",
         "allow_upgrade": _ALLOW_UPGRADE,
         "bundle": _BUNDLE,
@@ -122,7 +107,7 @@ def plan(
     from uplab import setupplan, setupplan_text
     from uplab.transfer import stages
 
-    chosen = _chosen(inventory)
+    chosen = chosen_inventory(inventory)
     names = hosts.select(PROJECT_ROOT, host, chosen)
     if bundle is not None:
         from uplab.bundle import use
@@ -149,7 +134,7 @@ def plan(
 @command(
     ns,
     flags={
-        **_HOSTS_FLAGS,
+        **HOSTS_FLAGS,
         "verify": "compare what comes out with what is there, change nothing",
         "only": "components to build, separated by commas; default: all",
         "stock": "run Ansible with its own strategy instead of mitogen's",
@@ -169,72 +154,12 @@ def rebuild(
     from uplab import inventory as hosts
     from uplab import rebuild as again
 
-    chosen = _chosen(inventory)
+    chosen = chosen_inventory(inventory)
     names = hosts.select(PROJECT_ROOT, host, chosen)
     found = again.run(
         PROJECT_ROOT, names, verify=verify, only=_words(only), stock=stock, chosen=chosen
     )
     print(again.as_json(found) if json else again.as_text(found))
-    if found.exit_code:
-        raise Exit(code=found.exit_code)
-
-
-@command(ns, flags={**_HOST_FLAGS, "json": "print JSON"})
-def check(
-    c: Context, host: str = "local", json: bool = False, inventory: str | None = None
-) -> None:
-    """Say what a host lacks for a run, all at once; change nothing."""
-    from uplab import checkup
-
-    found = checkup.run(PROJECT_ROOT, host, _chosen(inventory))
-    print(checkup.as_json(found) if json else checkup.as_text(found))
-    if found.exit_code:
-        raise Exit(code=found.exit_code)
-
-
-@command(ns, flags={**_HOST_FLAGS, "json": "print JSON"})
-def status(
-    c: Context, host: str = "local", json: bool = False, inventory: str | None = None
-) -> None:
-    """Show what is installed on a host, beside the pins, checked."""
-    from uplab import status as state
-
-    found = state.look(PROJECT_ROOT, host, _chosen(inventory))
-    print(state.as_json(found) if json else state.as_text(found))
-    if found.exit_code:
-        raise Exit(code=found.exit_code)
-
-
-@command(ns, flags={})
-def pins(c: Context) -> None:
-    """Show the pins, check their form, say what hangs on each."""
-    from uplab import pins as pinned
-
-    text, problems = pinned.as_text(PROJECT_ROOT)
-    print(text)
-    if problems:
-        raise GateError(f"{pinned.FILE}: {'; '.join(problems)}")
-
-
-@command(
-    ns,
-    flags={
-        "name": "its name in the inventory",
-        "place": "USER@ADDRESS[:PORT]",
-        "fingerprint": "fingerprint that its key must have (SHA256:...); default: ask",
-        "key": "private key file to log in with; default: those that ssh tries",
-    },
-)
-def add(
-    c: Context, name: str, place: str, fingerprint: str | None = None, key: str | None = None
-) -> None:
-    """Put a host into the inventory once its key is confirmed."""
-    from uplab import addhost, checkup
-
-    new = addhost.parse(name, place, None if key is None else Path(key).absolute())
-    print(f"stored in {addhost.add(PROJECT_ROOT, new, fingerprint, addhost.asker())}")
-    found = checkup.run(PROJECT_ROOT, name)
-    print(checkup.as_text(found))
     if found.exit_code:
         raise Exit(code=found.exit_code)
 
@@ -248,7 +173,7 @@ def add(
         "wheels": "take the Python packages of uplab itself along",
         "dev": "also those that the tests need",
         "toolchains": "take archives along that only a host with a policy of upstream uses",
-        **_INVENTORY,
+        **INVENTORY,
     },
 )
 def bundle(
@@ -267,7 +192,7 @@ def bundle(
 
     levels = (("runtime", "dev") if dev else ("runtime",)) if wheels else ()
     wishes = make.Wishes(_words(components), _words(debs), levels, toolchains)
-    mirrors = make.mirrors(PROJECT_ROOT, _chosen(inventory))
+    mirrors = make.mirrors(PROJECT_ROOT, chosen_inventory(inventory))
     with Printed() as steps:
         for line in make.make(PROJECT_ROOT, Path(out), wishes, mirrors, steps):
             steps.say(line)
@@ -276,25 +201,7 @@ def bundle(
 @command(
     ns,
     flags={
-        "action": "up, down, reset or list",
-        "name": "a box to act on, box1 to box254; by default box1",
-        "suite": "Debian release of a box that is made, bookworm or trixie; default: bookworm",
-    },
-    rest="name",
-)
-def box(c: Context, action: str, name: list[str], suite: str | None = None) -> None:
-    """Make, reset and remove disposable hosts on this machine."""
-    from uplab.box import commands
-    from uplab.box.steps import Printed
-
-    with Printed() as steps:
-        commands.act(PROJECT_ROOT, action, name, suite, steps)
-
-
-@command(
-    ns,
-    flags={
-        **_HOSTS_FLAGS,
+        **HOSTS_FLAGS,
         "packages": "also remove the Debian packages that setup added",
         "runs": "also remove runs that nobody has collected",
         "check": "change nothing, say what would go",
@@ -317,7 +224,7 @@ def teardown(
     from uplab import inventory as hosts
     from uplab import teardown as taking
 
-    chosen = _chosen(inventory)
+    chosen = chosen_inventory(inventory)
     names = hosts.select(PROJECT_ROOT, host, chosen)
     wish = taking.Wish(names, packages, runs)
     if not (yes or check):
@@ -331,7 +238,7 @@ def teardown(
 @command(
     ns,
     flags={
-        **_HOSTS_FLAGS,
+        **HOSTS_FLAGS,
         "keep_days": "keep builds that came to the host later than so many days ago",
         "cache": "also remove what was fetched and compiled before",
         "check": "change nothing, say what would go",
@@ -352,7 +259,7 @@ def gc(
     from uplab import inventory as hosts
     from uplab import removal
 
-    chosen = _chosen(inventory)
+    chosen = chosen_inventory(inventory)
     names = hosts.select(PROJECT_ROOT, host, chosen)
     done = collection.run(
         PROJECT_ROOT, names, keep_days=keep_days, cache=cache, check=check, chosen=chosen
