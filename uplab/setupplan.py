@@ -107,6 +107,14 @@ class HostPlan:
     reboot: bool = False
 
     @property
+    def nothing(self) -> bool:
+        """Whether setup would change nothing at all."""
+        apt = self.packages
+        coming = (*apt.added, *apt.upgraded, *apt.removed, *apt.sources_added)
+        coming += (*apt.sources_removed, *apt.sources_switched_off, *apt.sources_restored)
+        return not (coming or self.builds or self.registered or self.paths)
+
+    @property
     def against(self) -> tuple[str, ...]:
         """Everything that would keep setup from succeeding."""
         return tuple(filter(None, (self.packages.refused, self.packages.problem, *self.problems)))

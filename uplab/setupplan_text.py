@@ -40,6 +40,8 @@ def _host(plan: HostPlan) -> Iterator[str]:
     yield from (f"  it would not succeed: {_one_line(text)}" for text in plan.against)
     if plan.against:
         yield f"{name}: mend that first. Ansible's own output: {plan.log}"
+    elif plan.nothing:
+        yield f"{name}: up to date, there is nothing to set up"
     else:
         yield f"{name}: nothing was changed. Run: invoke lab.setup --host {name}"
 

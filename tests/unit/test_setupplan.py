@@ -201,7 +201,13 @@ def test_nothing_to_do_reads_as_that() -> None:
     text = setupplan_text.as_text([judged(packages()), judged()])
     first, second = text.split("\n\n")
     assert first.count(": none") == 7
-    assert second.endswith("h1: nothing was changed. Run: invoke lab.setup --host h1")
+    assert second.endswith("h1: up to date, there is nothing to set up")
+
+
+@pytest.mark.parametrize("more", [{"added": [WRK]}, {"sources_added": ["/etc/apt/x.sources"]}])
+def test_anything_to_do_ends_with_the_command(more: dict[str, Any]) -> None:
+    text = setupplan_text.as_text([judged(packages(**more))])
+    assert text.endswith("h1: nothing was changed. Run: invoke lab.setup --host h1")
 
 
 def test_a_host_s_texts_cannot_move_the_cursor() -> None:
