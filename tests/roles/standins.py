@@ -42,14 +42,22 @@ endif()
 find_program(CLANG clang REQUIRED)
 message(STATUS "clang is ${CLANG}")
 set_property(GLOBAL PROPERTY RULE_LAUNCH_COMPILE ccache)
-foreach(program bpftime bpftimetool bpftime_daemon)
-  add_executable(${program} main.cpp third_party/part/part.cpp)
+function(place target folder name)
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${name}
+    RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${folder}
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${folder})
+endfunction()
+foreach(target bpftime-cli-cpp bpftimetool bpftime_daemon)
+  add_executable(${target} main.cpp third_party/part/part.cpp)
 endforeach()
-foreach(library bpftime-agent bpftime-syscall-server)
-  add_library(${library} SHARED third_party/part/part.cpp)
+foreach(target bpftime-agent bpftime-syscall-server)
+  add_library(${target} SHARED third_party/part/part.cpp)
 endforeach()
-install(TARGETS bpftime bpftimetool bpftime_daemon bpftime-agent bpftime-syscall-server
-  DESTINATION ~/.bpftime)
+place(bpftime-cli-cpp tools/cli bpftime)
+place(bpftimetool tools/bpftimetool bpftimetool)
+place(bpftime_daemon daemon bpftime_daemon)
+place(bpftime-agent runtime/agent bpftime-agent)
+place(bpftime-syscall-server runtime/syscall-server bpftime-syscall-server)
 """
 MAIN_CPP = """\
 #include <cstdio>
