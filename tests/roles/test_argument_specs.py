@@ -20,6 +20,7 @@ GROUP: dict[str, Any] = {
     "uplab_components": [],
     "uplab_mirrors": {},
     "uplab_wanted": [],
+    "uplab_rebuild": "",
 }
 BUILT = {
     "bpftime_url": "x",
