@@ -22,6 +22,7 @@ from ansible.module_utils.uplab_host import (
     StoreError,
     dpkg_status,
     dpkg_versions,
+    dpkg_was_killed,
     pretty,
     read_json,
     reason,
@@ -210,7 +211,8 @@ def transaction(
 ) -> list[str]:
     """Install packages and remember what came in; returns it; raises StoreError."""
     record = Path(parameters["record"])
-    if any(status[1:2] in UNFINISHED for _, _, status in dpkg_status()):
+    half_done = any(status[1:2] in UNFINISHED for _, _, status in dpkg_status())
+    if half_done or dpkg_was_killed():
         apt.configure()
     before = dpkg_versions()
     plan = plan_with_fresh_lists(apt, names, parameters["lists_max_age_s"], warn)

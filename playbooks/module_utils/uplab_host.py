@@ -27,6 +27,7 @@ from typing import Any
 
 SCHEMA = 1
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DPKG_JOURNAL = Path("/var/lib/dpkg/updates")
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
 FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -284,6 +285,11 @@ def dpkg_status() -> list[tuple[str, str, str]]:
     lines = run_for_text(["dpkg-query", "--show", "--showformat", form]).splitlines()
     rows = [line.split("\t") for line in lines]
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
+
+
+def dpkg_was_killed() -> bool:
+    """Whether dpkg left a journal that it has not merged: until it has, apt does nothing."""
+    return any(path.name.isdigit() for path in DPKG_JOURNAL.glob("*"))
 
 
 def clean_environment(**more: str) -> dict[str, str]:

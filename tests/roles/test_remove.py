@@ -611,3 +611,23 @@ def test_what_is_left_on_purpose_is_no_lab_to_collect_in(lab: Lab) -> None:
     (lab.root / "manifest.json").unlink()
     result = lab.act("pruned", cache=True)
     assert (result["changed"], result["set_up"]) == (False, False)
+
+
+@pytest.mark.parametrize(("names", "killed"), [(["0004", "tmp.i"], True), (["tmp.i"], False)])
+def test_a_journal_that_a_killed_dpkg_left_is_merged_first(
+    lab: Lab,
+    dpkg: Dpkg,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    killed: bool,
+) -> None:
+    host = importlib.import_module("ansible.module_utils.uplab_host")
+    journal = tmp_path / "updates"
+    journal.mkdir()
+    for name in names:
+        (journal / name).touch()
+    monkeypatch.setattr(host, "DPKG_JOURNAL", journal)
+    dpkg.status["half"] = "ii "
+    lab.act("absent", packages=True)
+    assert ("configure" in dpkg.calls) is killed

@@ -252,8 +252,8 @@ def test_hits_equal_requests_under_load(
     requests = run_wrk(server.url)
     end = tracer.stop()
     hits = hits_by_name(end)
-    # An instruction that is begun anew (a page fault or a signal while the kernel steps it) hits its
-    # probe again: seen once in some ten thousand hits of a busy machine.
+    # An instruction that is begun anew (a page fault or a signal while the kernel steps it) hits
+    # its probe again: seen once in some ten thousand hits of a busy machine.
     again = 1 + requests // 1000
     # wrk hangs up on requests that are on their way when its time is over.
     assert requests <= hits["tls_write"] <= requests + CONNECTIONS + again
