@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.uplab_apt import for_release, host_release
-from ansible.module_utils.uplab_host import StoreError, absolute_root, dpkg_versions, reason
+from ansible.module_utils.uplab_host import absolute_root, dpkg_versions, reported
 from ansible.module_utils.uplab_seeds import (
     chosen,
     described,
@@ -165,12 +165,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with reported(module):
         module.exit_json(**act(module.params, module.check_mode))
-    except StoreError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=reason(error))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ansible.module_utils.uplab_host import (
     StoreError,
     clean_environment,
     find_executable,
-    reason,
+    reported,
     sync_directory,
 )
 
@@ -172,12 +172,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with reported(module):
         module.exit_json(**act(module.params, module.check_mode))
-    except StoreError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=reason(error))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from ansible.module_utils.uplab_apt_sources import plan as plan_sources
 from ansible.module_utils.uplab_host import (
     StoreError,
     dpkg_status,
+    dpkg_unfinished,
     dpkg_versions,
-    dpkg_was_killed,
     pretty,
     read_json,
-    reason,
+    reported,
     write_atomically,
 )
 
@@ -168,8 +168,6 @@ plan:
   type: dict
 """
 
-#: Second letter of dpkg's state: unpacked, half configured, half installed, triggers pending.
-UNFINISHED = frozenset("UFHWt")
 UNITS = (".service", ".socket", ".timer", ".path", ".mount")
 DPKG_INFO = Path("/var/lib/dpkg/info")
 
@@ -211,8 +209,7 @@ def transaction(
 ) -> list[str]:
     """Install packages and remember what came in; returns it; raises StoreError."""
     record = Path(parameters["record"])
-    half_done = any(status[1:2] in UNFINISHED for _, _, status in dpkg_status())
-    if half_done or dpkg_was_killed():
+    if dpkg_unfinished(dpkg_status()):
         apt.configure()
     before = dpkg_versions()
     plan = plan_with_fresh_lists(apt, names, parameters["lists_max_age_s"], warn)
@@ -362,12 +359,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with reported(module):
         module.exit_json(**act(module.params, module.check_mode, module.warn))
-    except StoreError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=reason(error))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.uplab_gc import collect
-from ansible.module_utils.uplab_host import StoreError, absolute_root, reason
+from ansible.module_utils.uplab_host import absolute_root, reported
 from ansible.module_utils.uplab_teardown import Places, Removal, is_ours
 from ansible.module_utils.uplab_tree import refuse_mounts
 from ansible.module_utils.uplab_use import alone
@@ -178,12 +178,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with reported(module):
         module.exit_json(**act(module.params, module.check_mode))
-    except StoreError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=reason(error))
 
 
 if __name__ == "__main__":

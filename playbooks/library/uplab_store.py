@@ -28,7 +28,7 @@ from ansible.module_utils.uplab_host import (
     pretty,
     probe,
     read_json,
-    reason,
+    reported,
     run_for_text,
     utc_now,
     write_atomically,
@@ -554,17 +554,13 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    try:
+    with reported(module):
         result = act(module.params, module.check_mode)
         for name, found in result.get("compared", {}).items():
             for one in found["differs"]:
                 # For whoever runs the playbook by hand.
                 module.warn(f"{name}: {one['file']} is not what its record says")
         module.exit_json(**result)
-    except StoreError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=reason(error))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from ansible.module_utils.uplab_apt_get import Apt, complaint
 from ansible.module_utils.uplab_apt_plan import parse_plan
-from ansible.module_utils.uplab_host import StoreError, dpkg_status, dpkg_was_killed, read_json
+from ansible.module_utils.uplab_host import StoreError, dpkg_status, dpkg_unfinished, read_json
 
-#: Second letter of dpkg's state: unpacked, half configured, half installed, triggers pending.
-UNFINISHED = frozenset("UFHWt")
 #: Not installed, or nothing left of it but settings.
 NOT_THERE = frozenset("nc")
 PURGE = ("-o", "APT::Get::AutomaticRemove=false", "purge")
@@ -35,8 +33,7 @@ def added(record: Path) -> list[str]:
 
 def unfinished() -> bool:
     """Whether a killed dpkg left packages half done; raises StoreError."""
-    half_done = any(status[1:2] in UNFINISHED for _, _, status in dpkg_status())
-    return half_done or dpkg_was_killed()
+    return dpkg_unfinished(dpkg_status())
 
 
 def refuse_more(apt: Apt, names: list[str]) -> None:

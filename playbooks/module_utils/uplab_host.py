@@ -20,6 +20,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,8 @@ from typing import Any
 
 SCHEMA = 1
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Second letter of dpkg's state: unpacked, half configured, half installed, triggers pending.
+UNFINISHED = frozenset("UFHWt")
 DPKG_JOURNAL = Path("/var/lib/dpkg/updates")
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -128,6 +132,17 @@ class Place:
     def log(self) -> Path:
         """What the newest build of the component printed."""
         return self.root / "log" / f"{self.component}.log"
+
+
+@contextmanager
+def reported(module: Any) -> Iterator[None]:
+    """End an Ansible module with what went wrong in its block, as every module of uplab's does."""
+    try:
+        yield
+    except StoreError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=reason(error))
 
 
 def reason(error: OSError) -> str:
@@ -287,9 +302,14 @@ def dpkg_status() -> list[tuple[str, str, str]]:
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 
-def dpkg_was_killed() -> bool:
-    """Whether dpkg left a journal that it has not merged: until it has, apt does nothing."""
-    return any(path.name.isdigit() for path in DPKG_JOURNAL.glob("*"))
+def dpkg_unfinished(rows: list[tuple[str, str, str]]) -> bool:
+    """Whether a killed dpkg left packages half done, or a journal that apt wants merged first.
+
+    Args:
+        rows: from :func:`dpkg_status`.
+    """
+    half_done = any(status[1:2] in UNFINISHED for _, _, status in rows)
+    return half_done or any(path.name.isdigit() for path in DPKG_JOURNAL.glob("*"))
 
 
 def clean_environment(**more: str) -> dict[str, str]:

@@ -208,6 +208,7 @@ def finish_crates(root: Path, item: Item) -> None:
     folder, mark = crates_of(root, item)
     packed = place_of(root, item["files"][0]["to"])
     mark.unlink(missing_ok=True)
+    # Mostly there is none; one that cannot be removed makes the next line fail by its name.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with tarfile.open(packed, "r:") as tar:

@@ -239,6 +239,7 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_the_build_that_was_there(
     uplab_build: ModuleType, small: Path
 ) -> None:
     """Everything was built, and the record has no room any more."""
+    # The build itself succeeds: what is full then is the disk, not the command.
     recipes = {"a": recipe(OUT, f"test ! -e {{root}}/full || {FILL % 'build'} || true")}
     first = uplab_build.act(arguments(small, recipes), False)
     before = entries(small)

@@ -114,6 +114,7 @@ def test_the_environment_is_made_without_a_network_on_a_bare_debian(
     subprocess.run(argv, cwd=ROOT, input=there, check=True)
     in_box(host, "mkdir /root/uplab && tar -C /root/uplab -x", tree)
     in_box(host, "cat > /root/lab.tar.zst", bundle)
+    # Told by a failure: what is absent.
     absent = in_box(host, "command -v zstd pip git; python3 -c 'import ensurepip' 2>&1 || true")
     assert "No module named" in absent
     assert "/" not in absent.splitlines()[0]
@@ -124,6 +125,7 @@ def test_the_environment_is_made_without_a_network_on_a_bare_debian(
     again = in_box(host, f"{alone} --list")
     assert "making .venv" not in again
     # The host's own sources and lists never hear of the bundle.
+    # grep fails where it finds nothing, which is wanted.
     assert in_box(host, "grep -rl bundle /etc/apt /var/lib/apt/lists || true") == ""
     in_box(host, "rm -rf /root/uplab /root/lab.tar.zst")
 
@@ -133,6 +135,7 @@ def test_a_host_is_set_up_from_a_bundle_alone(bundle: Path, host: Box) -> None:
     assert f"{host.name}: " in seen.stdout
     assert "would be copied from lab.tar.zst" in seen.stdout
     assert "network needed" not in seen.stdout
+    # ls fails where there is nothing, which is wanted.
     assert in_box(host, "ls /opt/uplab 2>&1 || true").startswith("ls: cannot access")
     done = lab("setup", "--host", host.name, "--bundle", str(bundle))
     assert done.returncode == 0, done.stdout + done.stderr

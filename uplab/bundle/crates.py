@@ -36,6 +36,7 @@ def vendor(
         HostError: it failed.
     """
     folder = work / f"crates-{component}"
+    # Mostly there is none; what cannot be removed is in the way of the next step, which says so.
     shutil.rmtree(folder, ignore_errors=True)
     _choose_source(manifest, str(mirrors.get("crates", "")))
     argv = ["cargo", "vendor", "--locked", "--versioned-dirs", "--respect-source-config", "--quiet"]

@@ -142,6 +142,7 @@ def gather(
     folder = project / FOLDER
     found = Gathered()
     trees = folder / "trees"
+    # Mostly there is none; what cannot be removed is in the way of the next step, which says so.
     shutil.rmtree(trees, ignore_errors=True)
     try:
         wanted = sources.needed(project, pins, components, toolchains=wishes.toolchains)
@@ -150,6 +151,7 @@ def gather(
         _add_sources(found, fetched, cache, steps)
         _add_crates(found, fetched, site, folder, steps)
     finally:
+        # Scratch: after a failure its reason matters more than what is left of it.
         shutil.rmtree(trees, ignore_errors=True)
     if wishes.levels:
         index = str(site.get("python", ""))

@@ -109,6 +109,7 @@ def supplies(
         found = repository if release and (repository / "Packages").exists() else None
         yield Supplies(bundle, folder / "wheels", found, release)
     finally:
+        # Scratch: after a failure its reason matters more than what is left of it.
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -69,10 +69,12 @@ def unpack(
     try:
         with explained(bundle):
             found = _unpack(bundle, part, accept, take, whole, progress)
+        # Mostly there is none; the rename says what is in the way.
         shutil.rmtree(into, ignore_errors=True)
         part.rename(into)
         return found
     finally:
+        # Mostly renamed by now; after a failure its reason matters more.
         shutil.rmtree(part, ignore_errors=True)
 
 

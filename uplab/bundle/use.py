@@ -82,6 +82,7 @@ def opened(project: Path, bundle: Path, steps: Steps) -> Iterator[Opened]:
             raise HostError(f"{error.filename or bundle}: {error.strerror}") from error
         yield Opened(folder, index)
     finally:
+        # What stays is removed by the next one, which looks for what nobody uses any more.
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -89,6 +90,7 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed had unpacked; a bundle may be a gigabyte."""
     for path in (*folder.glob("open-*-*"), *folder.glob(".open-*-*")):
         if not Path("/proc", path.name.split("-")[1]).exists():
+            # Only room is at stake, and another process may remove it at the same time.
             shutil.rmtree(path, ignore_errors=True)
 
 
