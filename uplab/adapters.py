@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from uplab.hostside.spec import (
     placeholders,
 )
 
+Adapter = ServerAdapter | TracerAdapter | LoadAdapter
 AdapterT = TypeVar("AdapterT", ServerAdapter, TracerAdapter, LoadAdapter)
 
 #: The kinds, with the folder that holds them and the model that their adapter.yml must fit.
@@ -48,6 +49,23 @@ class Registry:
             tracers={name: self.tracers[name] for name in sorted(set(tracers))},
             loads={name: self.loads[name] for name in sorted(set(loads))},
         )
+
+    def travelling(self) -> Iterator[tuple[str, str, str, Path]]:
+        """What travels to a host: kind (as its folder), adapter, file and where it lies here."""
+        tables: dict[str, Mapping[str, Adapter]] = {
+            "servers": self.servers,
+            "tracers": self.tracers,
+            "loads": self.loads,
+        }
+        for kind, table in tables.items():
+            for name, adapter in sorted(table.items()):
+                for file in sorted(files_of(adapter)):
+                    yield kind, name, file, self.folders[kind, name] / file
+
+
+def files_of(adapter: Adapter) -> set[str]:
+    """The files beside an adapter.yml that it needs on the host."""
+    return {*adapter.files, *([adapter.python] if isinstance(adapter, LoadAdapter) else [])}
 
 
 def load(roots: Iterable[Path]) -> Registry:
@@ -100,19 +118,18 @@ def read(path: Path, kind: str, model: type[AdapterT]) -> AdapterT:
         for place, template, known in _templates(adapter)
         for name in sorted(placeholders(template) - known)
     )
-    if isinstance(adapter, LoadAdapter):
-        problems.extend(
-            f"{document.where(('files',))}: files: {name} is not in {path.parent}"
-            for name in (*adapter.files, adapter.python)
-            if not (path.parent / name).is_file()
-        )
+    problems.extend(
+        f"{document.where(('files',))}: files: {name} is not in {path.parent}"
+        for name in sorted(files_of(adapter))
+        if not (path.parent / name).is_file()
+    )
     if problems:
         raise UsageError("\n".join(problems))
     return adapter
 
 
 def _templates(
-    adapter: ServerAdapter | TracerAdapter | LoadAdapter,
+    adapter: Adapter,
 ) -> list[tuple[yamlfile.Place, str, set[str]]]:
     """Each template of an adapter with its place and the names that it may use there."""
     programs = {"root", *adapter.programs}
@@ -122,10 +139,10 @@ def _templates(
         if ref.path is not None
     ]
     if isinstance(adapter, ServerAdapter):
-        known = programs | set(adapter.parameters) | {"body_bytes"}
+        known = programs | set(adapter.parameters) | {"body_bytes", "adapter", "scratch"}
         found.append((("url",), adapter.url, known))
     elif isinstance(adapter, TracerAdapter):
-        known = programs | {"pid", "body_bytes"}
+        known = programs | {"pid", "body_bytes", "adapter"}
         found += [(("hit_cost", i), text, programs) for i, text in enumerate(adapter.hit_cost)]
         found += [
             (("modes", mode, "args", index), text, known)

@@ -23,10 +23,8 @@ def contents(registry: Registry) -> Iterator[tuple[str, bytes]]:
     files = {"__main__.py": _MAIN, "uplab/__init__.py": (_PACKAGE / "__init__.py").read_bytes()}
     for path in (_PACKAGE / "hostside").glob("*.py"):
         files[f"uplab/hostside/{path.name}"] = path.read_bytes()
-    for name, adapter in registry.loads.items():
-        folder = registry.folders["loads", name]
-        for file in {*adapter.files, adapter.python}:
-            files[f"adapters/loads/{name}/{file}"] = (folder / file).read_bytes()
+    for kind, name, file, path in registry.travelling():
+        files[f"adapters/{kind}/{name}/{file}"] = path.read_bytes()
     yield from sorted(files.items())
 
 

@@ -79,14 +79,14 @@ def plan_sha256(
 
 
 def _files_sha256(experiment: Experiment) -> dict[str, str]:
-    """The digests of what travels to the host with the loads: their hooks and parsers."""
-    found = {}
-    for name, adapter in adapters_of(experiment).loads.items():
-        folder = experiment.registry.folders["loads", name]
-        for file in sorted({*adapter.files, adapter.python}):
-            data = (folder / file).read_bytes()
-            found[f"loads/{name}/{file}"] = hashlib.sha256(data).hexdigest()
-    return found
+    """The digests of what travels to the host with the adapters: hooks, parsers, scripts."""
+    used = adapters_of(experiment)
+    names = {"servers": {*used.servers}, "tracers": {*used.tracers}, "loads": {*used.loads}}
+    return {
+        f"{kind}/{name}/{file}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for kind, name, file, path in experiment.registry.travelling()
+        if name in names[kind]
+    }
 
 
 def make(

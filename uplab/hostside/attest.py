@@ -24,6 +24,8 @@ from uplab.hostside import procfs
 
 State = Literal["original", "breakpoint", "kernel-call", "redirected", "other"]
 Placement = Literal["untouched", "kernel", "userspace"]
+#: How much the evidence says: sites and hits agree; sites alone; programs are attached, no more.
+Grade = Literal["proven", "sites only", "links only"]
 
 #: How each placement may look in memory.
 STATES: dict[Placement, tuple[State, ...]] = {
@@ -33,6 +35,7 @@ STATES: dict[Placement, tuple[State, ...]] = {
 }
 #: The longest patch that is attributed to one site: a jump with an 8-byte absolute target.
 SITE_BYTES = 14
+_BREAKPOINT = 0xCC
 _CHUNK_BYTES = 1 << 16
 _MAX_LISTED = 20
 
@@ -73,12 +76,13 @@ class Evidence:
     ``problems`` is empty when every site is where it should be and nothing else was altered.
     """
 
-    grade: str
+    grade: Grade
     pids: tuple[int, ...]
     compared_bytes: int
     compared_files: tuple[str, ...]
     sites: tuple[SeenSite, ...]
     altered_elsewhere: tuple[SeenSite, ...]
+    altered_unlisted: int
     uprobes_page: bool
     problems: tuple[str, ...] = ()
 
@@ -91,6 +95,7 @@ class Evidence:
 class _Look:
     """Collects while walking through the mappings."""
 
+    anything: bool = False
     compared_bytes: int = 0
     files: set[str] = field(default_factory=set)
     sites: list[SeenSite] = field(default_factory=list)
@@ -105,18 +110,23 @@ class _Look:
             self.unlisted += 1
             return
         self.elsewhere.append(seen)
+        if self.anything:
+            return
         self.problems.append(
             f"{seen.file}+{seen.offset:#x} was altered ({seen.state}: "
             f"{seen.file_bytes} is now {seen.memory_bytes}) and is no declared probe site"
         )
 
 
-def attest(pids: Sequence[int], expected: Iterable[ExpectedSite]) -> Evidence:
+def attest(
+    pids: Sequence[int], expected: Iterable[ExpectedSite], *, anything: bool = False
+) -> Evidence:
     """Compare the code of processes with their files.
 
     Args:
         pids: the server's processes; the first one is the one that is traced.
         expected: every site with its placement; code that is no site must be as in the file.
+        anything: nobody knows beforehand what is altered: it is found, and no problem.
 
     Returns:
         the evidence, with a problem for each site that is not where it should be, each
@@ -125,13 +135,13 @@ def attest(pids: Sequence[int], expected: Iterable[ExpectedSite]) -> Evidence:
     by_file: dict[str, dict[int, ExpectedSite]] = {}
     for site in expected:
         by_file.setdefault(site.file, {})[site.offset] = site
-    look = _Look()
+    look = _Look(anything=anything)
     for pid in pids:
         try:
             _attest_process(pid, by_file, look)
         except OSError as error:
             look.problems.append(f"process {pid} could not be read: {error.strerror}")
-    if look.unlisted:
+    if look.unlisted and not anything:
         look.problems.append(f"and {look.unlisted} more alterations")
     if not look.compared_bytes and not look.problems:
         look.problems.append("the server has no code that could be compared")
@@ -149,6 +159,7 @@ def attest(pids: Sequence[int], expected: Iterable[ExpectedSite]) -> Evidence:
         compared_files=tuple(sorted(look.files)),
         sites=tuple(look.sites),
         altered_elsewhere=tuple(look.elsewhere),
+        altered_unlisted=look.unlisted,
         uprobes_page=look.uprobes_page,
         problems=tuple(look.problems),
     )
@@ -194,7 +205,9 @@ def _attest_mapping(
     }
     undeclared = {
         at: ExpectedSite("", "", "", mapping.path, mapping.offset + at, "untouched")
-        for at in _undeclared(differences(content, actual), sorted(sites))
+        for at in _undeclared(
+            differences(content, actual), sorted(sites), actual if look.anything else b""
+        )
     }
     starts = sorted((*sites, *undeclared))
     for index, at in enumerate(starts):
@@ -224,12 +237,14 @@ def site_problem(site: ExpectedSite, seen: SeenSite) -> str | None:
     )
 
 
-def _undeclared(differing: Iterable[int], starts: Sequence[int]) -> list[int]:
+def _undeclared(differing: Iterable[int], starts: Sequence[int], memory: bytes = b"") -> list[int]:
     """Where alterations begin that belong to no site: one entry for each run of bytes.
 
     Args:
         differing: positions in ascending order.
         starts: of the declared sites, in ascending order.
+        memory: the bytes of the process; where they are given, a breakpoint is a run by itself,
+            because two of them may be closer than a jump is long.
     """
     found: list[int] = []
     last = -SITE_BYTES
@@ -240,7 +255,8 @@ def _undeclared(differing: Iterable[int], starts: Sequence[int]) -> list[int]:
             index += 1
         if at - last >= SITE_BYTES:
             found.append(at)
-            last = at
+            alone = bool(memory) and memory[at] == _BREAKPOINT
+            last = at - SITE_BYTES + 1 if alone else at
     return found
 
 
@@ -276,7 +292,11 @@ def classify(
     """
     if memory_bytes == file_bytes:
         return "original", None
-    if memory_bytes[0] == 0xCC and file_bytes[0] != 0xCC and memory_bytes[1:] == file_bytes[1:]:
+    if (
+        memory_bytes[0] == _BREAKPOINT
+        and file_bytes[0] != _BREAKPOINT
+        and memory_bytes[1:] == file_bytes[1:]
+    ):
         return "breakpoint", None
     if memory_bytes[0] in (0xE8, 0xE9) and len(memory_bytes) >= 5:
         (relative,) = struct.unpack_from("<i", memory_bytes, 1)

@@ -24,6 +24,11 @@ WRITE_USER = bytes.fromhex(
 )
 
 
+def syscall_number() -> int | None:
+    """The number of bpf() on this machine; None where it is not known here."""
+    return _SYS_BPF.get(platform.machine())
+
+
 def refusal(code: bytes, program_type: int) -> str | None:
     """Why the kernel does not take a program, such as ``EPERM``; None when it does.
 
@@ -31,7 +36,7 @@ def refusal(code: bytes, program_type: int) -> str | None:
         code: its instructions, 8 bytes each.
         program_type: ``BPF_PROG_TYPE_*``.
     """
-    number = _SYS_BPF.get(platform.machine())
+    number = syscall_number()
     if number is None:
         return f"no bpf() known on {platform.machine()}"
     program = ctypes.create_string_buffer(code)

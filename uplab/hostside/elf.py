@@ -14,6 +14,8 @@ from pathlib import Path
 
 _PT_LOAD = 1
 _SHT_SYMTAB = 2
+#: What a library shows to others; all that is left of its symbols where it was stripped.
+_SHT_DYNSYM = 11
 _STT_FUNC = 2
 
 
@@ -72,7 +74,7 @@ def _symbols(data: mmap.mmap, wanted: dict[bytes, str]) -> dict[str, Symbol]:
     ]
     found: dict[str, Symbol] = {}
     for section in sections:
-        if section[1] != _SHT_SYMTAB:
+        if section[1] not in (_SHT_SYMTAB, _SHT_DYNSYM):
             continue
         table = _content(data, section)
         strings = _content(data, sections[section[6]])

@@ -23,22 +23,47 @@ class Reason:
             raise ValueError(f"{self.code!r} is not a documented reason")
 
 
-def evidence(seen: Evidence, expected: Sequence[ExpectedSite], when: str) -> list[Reason]:
+def evidence(
+    seen: Evidence, expected: Sequence[ExpectedSite], when: str, *, anything: bool = False
+) -> list[Reason]:
     """What the process's own bytes say against the cell.
 
     Args:
         seen: one look at the server's processes.
         expected: the sites with their placement.
         when: ``before`` or ``after``.
+        anything: nobody knows beforehand what the tracer alters.
     """
     reasons = []
     for problem in seen.problems:
         code = "site-unchanged" if problem.startswith("probe site unchanged") else "bytes"
         reasons.append(Reason(code, f"{when} the load: {problem}"))
-    if seen.uprobes_page and all(site.placement == "untouched" for site in expected):
+    untouched = not anything and all(site.placement == "untouched" for site in expected)
+    if seen.uprobes_page and untouched:
         text = f"{when} the load: the kernel's [uprobes] page is in the server"
         reasons.append(Reason("bytes", text))
     return reasons
+
+
+def same_alterations(before: Evidence, after: Evidence) -> list[Reason]:
+    """What a tracer altered at the start must be altered at the end, and nothing else.
+
+    Args:
+        before: the look before the load.
+        after: the look after it.
+    """
+
+    def altered(seen: Evidence) -> set[tuple[str, int]]:
+        return {(site.file, site.offset) for site in seen.altered_elsewhere}
+
+    came, went = altered(after) - altered(before), altered(before) - altered(after)
+    found = [("came", came), ("went", went)]
+    return [
+        Reason("bytes", f"{len(sites)} altered sites {how} during the load: {file}+{offset:#x} ...")
+        for how, sites in found
+        if sites
+        for file, offset in [min(sites)]
+    ]
 
 
 def load(problems: Iterable[str]) -> list[Reason]:
@@ -95,7 +120,7 @@ def hits(
         requests: completed; None where the load could not tell, which is a reason of its own.
     """
     reasons = []
-    if counted["events"]["lost"]:
+    if counted["events"].get("lost"):
         reasons.append(Reason("events-lost", f"events lost: {counted['events']['lost']}"))
     if requests is None:
         return reasons
@@ -106,8 +131,7 @@ def hits(
         if rule is None:
             continue
         seen = counted["by_name"].get(site.name, {}).get("hits", 0)
-        least = rule.minimum * max(requests - connections, 0)
-        most = rule.maximum * (requests + connections) + rule.per_connection * connections
+        least, most = bounds(rule, requests, connections)
         if not least <= seen <= most:
             text = (
                 f"{site.name}: {seen} hits for {requests} requests, declared are "
@@ -115,3 +139,35 @@ def hits(
             )
             reasons.append(Reason("hits", text))
     return reasons
+
+
+def bounds(rule: HitsRule, requests: int, connections: int) -> tuple[float, float]:
+    """The fewest and the most hits of a site that fit completed requests and connections."""
+    least = rule.minimum * max(requests - connections, 0)
+    most = rule.maximum * (requests + connections) + rule.per_connection * connections
+    return least, most
+
+
+def total_hits(
+    tracer: TracerAdapter, server: ServerAdapter, cell: Cell, counted: Mapping[str, Any]
+) -> list[Reason]:
+    """As :func:`hits`, where only the sum over all sites was counted, in the warm-up.
+
+    Args:
+        tracer: declares the ranges; where it declares none, nothing is judged.
+        server: its traits choose among them.
+        cell: its mode, and its load's connections.
+        counted: ``by_name`` with one entry, and ``warm_up_requests``.
+    """
+    requests = counted["warm_up_requests"]
+    rules = [rule for site in tracer.sites if (rule := rule_for(site, server))]
+    if requests is None or not rules or tracer.modes[cell.mode].placement == "untouched":
+        return []
+    connections = cell.load_parameters.get("connections", 0)
+    each = [bounds(rule, requests, connections) for rule in rules]
+    least, most = sum(low for low, _ in each), sum(high for _, high in each)
+    seen = sum(part["hits"] for part in counted["by_name"].values())
+    if least <= seen <= most:
+        return []
+    text = f"{seen} hits for {requests} requests of the warm-up, declared are {least:g} to {most:g}"
+    return [Reason("hits", text)]

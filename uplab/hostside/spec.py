@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-MODES = ("none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe")
+MODES = ("none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe", "as-shipped")
 UNTRACED_MODES = ("none", "none-again")
 
 #: pydantic reads this attribute: a key that is not a field is an error, not noise.
 _STRICT: dict[str, str] = {"extra": "forbid"}
 
-Mode = Literal["none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe"]
+Mode = Literal[
+    "none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe", "as-shipped"
+]
 Scalar = int | float | str
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -84,7 +86,9 @@ class ServerAdapter:
     """A workload: how it is started, when it is ready and what it must answer.
 
     ``traits`` say what the server is (``go``, ``tls`` ...): tracers name the traits they need.
-    ``ready_line`` is a regular expression searched in each line of its output.
+    ``ready_line`` is a regular expression searched in each line of its output. ``files`` lie
+    beside its adapter.yml and travel to the host, where ``{adapter}`` is their folder;
+    ``{scratch}`` is an empty folder that is removed after the trial.
     """
 
     schema: int
@@ -98,6 +102,7 @@ class ServerAdapter:
     role: str | None = None
     programs: dict[str, FileRef] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     answer: Answer = Answer()
     ready_timeout_s: float = 10.0
@@ -109,10 +114,8 @@ class ServerAdapter:
         times_s = {"ready_timeout_s": self.ready_timeout_s, "stop_timeout_s": self.stop_timeout_s}
         _check_program(self.argv, {"stop_signal": self.stop_signal}, times_s)
         _require(self.url.startswith(("http://", "https://")), "url", "allowed are http and https")
-        try:
-            re.compile(self.ready_line)
-        except re.error as error:
-            raise ValueError(f"ready_line: no regular expression ({error})") from error
+        _check_pattern("ready_line", self.ready_line)
+        _check_files(self.files)
 
 
 @dataclass(frozen=True)
@@ -137,31 +140,43 @@ class HitsRule:
 
 @dataclass(frozen=True)
 class Site:
-    """A group of probe sites: the entry of a symbol, or its RET instructions."""
+    """A group of probe sites: the entry of a symbol, or its RET instructions.
+
+    ``file`` is the name of the mapped file that holds the symbol, such as ``libssl.so.3``; without
+    it the server's own program.
+    """
 
     name: str
     symbol: str
     at: Literal["entry", "ret"]
     hits: tuple[HitsRule, ...]
+    file: str | None = None
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
 
 @dataclass(frozen=True)
 class ModeSpec:
-    """A mode that a tracer offers: extra arguments, what the host needs, where its sites lie."""
+    """A mode that a tracer offers: extra arguments, what the host needs, where its sites lie.
+
+    ``any`` says that nobody knows beforehand: what is altered is found, and shown.
+    """
 
     args: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    placement: Literal["untouched", "kernel", "userspace"] = "untouched"
+    placement: Literal["untouched", "kernel", "userspace", "any"] = "untouched"
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
 
 @dataclass(frozen=True)
 class TracerAdapter:
-    """A tracer that talks in JSON lines: ``attached``, ``counters`` (on a signal), ``end``.
+    """A tracer. It talks in JSON lines: ``attached``, ``counters`` (on a signal), ``end``.
 
+    One that does not gets a ``ready_line``, a regular expression searched in each line of its
+    output; where its sites lie then follows from ``sites`` and the server's symbol tables, and its
+    hits are the kernel's own counts of its programs' runs, taken during the warm-up.
     ``{mode_args}`` in ``argv`` is replaced by the mode's ``args``; ``{pid}`` is the server's.
-    ``hit_cost`` is a program that prints one JSON line per class of instruction with
+    ``files`` lie beside its adapter.yml and travel to the host, where ``{adapter}`` is their
+    folder. ``hit_cost`` is a program that prints one JSON line per class of instruction with
     ``ns_per_hit``: what one probe hit costs on this host.
     """
 
@@ -174,7 +189,9 @@ class TracerAdapter:
     needs_traits: tuple[str, ...] = ()
     role: str | None = None
     programs: dict[str, FileRef] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    ready_line: str | None = None
     sites: tuple[Site, ...] = ()
     counters_signal: str = "SIGUSR1"
     attached_timeout_s: float = 30.0
@@ -193,6 +210,14 @@ class TracerAdapter:
             "stop_timeout_s": self.stop_timeout_s,
         }
         _check_program(self.argv, signals, times_s)
+        _check_files(self.files)
+        if self.ready_line is not None:
+            _check_pattern("ready_line", self.ready_line)
+        for mode, spec in self.modes.items():
+            fits = (spec.placement == "any") is (mode == "as-shipped")
+            _require(fits, f"modes.{mode}.placement", "`any` is for as-shipped, and it for `any`")
+            unknown = spec.placement == "any" and self.ready_line is None
+            _require(not unknown, "ready_line", f"{mode} is for tracers that have one")
         names = [site.name for site in self.sites]
         for index, name in enumerate(names):
             _require(name not in names[:index], f"sites.{index}", f"{name} is there already")
@@ -224,9 +249,7 @@ class LoadAdapter:
     def __post_init__(self) -> None:
         _check_program(self.argv, {"stop_signal": self.stop_signal}, {"overrun_s": self.overrun_s})
         _require("duration_s" in self.parameters, "parameters", "duration_s is missing")
-        for index, name in enumerate(self.files):
-            inside = bool(_INSIDE.fullmatch(name))
-            _require(inside, f"files.{index}", f"{name!r} is no file in the adapter's folder")
+        _check_files(self.files)
         inside = bool(_INSIDE.fullmatch(self.python))
         _require(inside, "python", f"{self.python!r} is no file in the adapter's folder")
 
@@ -311,6 +334,21 @@ def _require(condition: bool, place: str, text: str) -> None:
     """Raise ValueError as ``field: text``, which the reader of the YAML file turns into a line."""
     if not condition:
         raise ValueError(f"{place}: {text}")
+
+
+def _check_pattern(place: str, text: str) -> None:
+    """Raise ValueError unless a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{place}: no regular expression ({error})") from error
+
+
+def _check_files(names: tuple[str, ...]) -> None:
+    """Raise ValueError unless all files stay in their adapter's folder."""
+    for index, name in enumerate(names):
+        inside = bool(_INSIDE.fullmatch(name))
+        _require(inside, f"files.{index}", f"{name!r} is no file in the adapter's folder")
 
 
 def _check_program(argv: tuple[str, ...], signals: Mapping[str, str], times_s: Any) -> None:

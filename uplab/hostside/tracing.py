@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uplab.hostside import elf
-from uplab.hostside.attest import ExpectedSite, Placement
+from uplab.hostside.attest import ExpectedSite
 from uplab.hostside.children import Child
 from uplab.hostside.errors import TrialError
 from uplab.hostside.loop import Loop
@@ -87,7 +87,10 @@ def expected_sites(
     Raises:
         TrialError: ``sites-disagree`` with the first site on which both sides differ.
     """
-    placement: Placement = adapter.modes[mode].placement
+    placement = adapter.modes[mode].placement
+    if placement == "any":
+        text = f"{mode}: a tracer that lists its sites must say where each one lies"
+        raise TrialError("sites-disagree", text)
     if placement == "untouched" and attached.get("attach") != "none":
         raise TrialError(
             "sites-disagree",

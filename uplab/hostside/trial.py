@@ -11,12 +11,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uplab.hostside import answer, attest, histogram, judge, procfs, tracing, usage
+from uplab.hostside import answer, attest, histogram, judge, procfs, tracing, usage, witness
 from uplab.hostside.children import Child
 from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
@@ -32,6 +32,7 @@ from uplab.hostside.spec import (
     fill,
     fill_argv,
 )
+from uplab.hostside.witness import Scene, Witness
 
 _SAMPLE_S = 1.0
 _LOAD_STOP_S = 0.5
@@ -54,6 +55,7 @@ class Trial:
     server: Child | None = None
     tracer: Child | None = None
     load: Child | None = None
+    witness: Witness | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +89,12 @@ class Trial:
     @property
     def server_values(self) -> dict[str, Scalar]:
         """What the server's templates may name."""
-        return self.values(self.server_adapter.programs) | self.cell.server_parameters
+        adapter = self.server_adapter
+        folders = {
+            "adapter": str(self.context.adapters / "servers" / adapter.name),
+            "scratch": str(self._scratch("server")),
+        }
+        return self.values(adapter.programs) | self.cell.server_parameters | folders
 
     @property
     def url(self) -> str:
@@ -140,23 +147,23 @@ class Trial:
             self._start_server()
         with self._step("ready"):
             self._wait_ready()
-        expected: list[attest.ExpectedSite] = []
         if self.tracer_adapter is not None:
             with self._step("attach"):
-                self._start_tracer(self.tracer_adapter)
+                self.witness = self._start_tracer(self.tracer_adapter)
             with self._step("attached"):
-                expected = self._wait_attached(self.tracer_adapter)
+                self.record["attached"] = self.witness.attached()
         with self._step("attest"):
-            self._attest("before", expected)
+            self._attest("before")
         if self.context.plan.warm_up_s:
             with self._step("warm-up"):
-                self._drive_load("warm-up", self.context.plan.warm_up_s)
+                with self.witness.warm_up() if self.witness else nullcontext():
+                    self._drive_load("warm-up", self.context.plan.warm_up_s)
                 warm_up = self._collect_load("warm-up")
                 self.record["warm_up"] = {k: v for k, v in warm_up.items() if k != "histogram"}
         with self._step("measure"):
-            self._run_measurement(expected)
+            self._run_measurement()
         with self._step("check"):
-            self._attest("after", expected)
+            self._attest("after")
             self._answers["after"] = self._check_answer("after")
             # The last chance to stop before this trial counts.
             self.context.loop.pump(0.0)
@@ -176,6 +183,7 @@ class Trial:
     def _start_server(self) -> None:
         adapter = self.server_adapter
         values = self.server_values
+        self._scratch("server").mkdir()
         self.server = Child(
             self.context.loop,
             self.context.ledger,
@@ -206,8 +214,10 @@ class Trial:
         self._require_alive(server)
         return answer.check(self.url, self.server_adapter.answer, self.cell.body_bytes, when)
 
-    def _start_tracer(self, adapter: TracerAdapter) -> None:
-        values = self.values(adapter.programs) | {"pid": _must(self.server).pid}
+    def _start_tracer(self, adapter: TracerAdapter) -> Witness:
+        server = _must(self.server)
+        values = self.values(adapter.programs) | {"pid": server.pid}
+        values |= {"adapter": str(self.context.adapters / "tracers" / adapter.name)}
         mode = adapter.modes[self.cell.mode]
         self.tracer = Child(
             self.context.loop,
@@ -217,48 +227,47 @@ class Trial:
             self.directory / "tracer.log",
             {name: fill(text, values) for name, text in adapter.env.items()},
         )
-
-    def _wait_attached(self, adapter: TracerAdapter) -> list[attest.ExpectedSite]:
-        attached = tracing.wait_attached(
-            self.context.loop, _must(self.tracer), adapter.attached_timeout_s
+        return witness.of(
+            Scene(
+                loop=self.context.loop,
+                adapter=adapter,
+                server_adapter=self.server_adapter,
+                cell=self.cell,
+                tracer=self.tracer,
+                server=server,
+            )
         )
-        self.record["attached"] = attached
-        server = _must(self.server)
-        try:
-            program = Path(f"/proc/{server.pid}/exe").readlink()
-        except OSError as error:
-            raise TrialError("server-died", f"server died: {server.death()}") from error
-        return tracing.expected_sites(adapter, self.cell.mode, attached, program)
 
-    def _attest(self, when: str, expected: list[attest.ExpectedSite]) -> None:
+    def _attest(self, when: str) -> None:
         server = _must(self.server)
         self._require_alive(server)
-        evidence = attest.attest(procfs.descendants(server.pid), expected)
-        self.record.setdefault("attestation", {"grade": evidence.grade})[when] = evidence.as_json()
-        self.reasons += judge.evidence(evidence, expected, when)
+        if self.witness is not None:
+            evidence, against = self.witness.look(when)
+        else:
+            evidence = attest.attest(procfs.descendants(server.pid), [])
+            against = judge.evidence(evidence, [], when)
+        attestation = self.record.setdefault("attestation", {})
+        attestation |= {"grade": evidence.grade, when: evidence.as_json()}
+        self.reasons += against
 
-    def _run_measurement(self, expected: list[attest.ExpectedSite]) -> None:
-        adapter, tracer, server = self.tracer_adapter, self.tracer, _must(self.server)
-        before = after = None
-        if adapter is not None:
-            before = tracing.read_counters(
-                self.context.loop, _must(tracer), adapter.counters_signal
-            )
+    def _run_measurement(self) -> None:
+        server = _must(self.server)
+        if self.witness is not None:
+            self.witness.begin()
         server_pids = procfs.descendants(server.pid)
-        tracer_pids = procfs.descendants(tracer.pid) if tracer else []
+        tracer_pids = procfs.descendants(self.tracer.pid) if self.tracer else []
         first = usage.snapshot([*server_pids, *tracer_pids])
         self._drive_load("measure", self._duration_s())
         last = usage.snapshot([*server_pids, *tracer_pids])
         load = self._collect_load("measure")
+        self.record["load"] = {k: v for k, v in load.items() if k != "histogram"}
         requests = load["requests"]
         self.record["cpu"] = usage.usage(first, last, server_pids, tracer_pids, requests)
-        if adapter is not None and before is not None:
-            after = tracing.read_counters(self.context.loop, _must(tracer), adapter.counters_signal)
-            hits = tracing.hits_between(expected, before, after, requests)
-            hits["attach"] = self.record["attached"].get("attach")
-            self.record["hits"] = hits
-            self.reasons += judge.hits(adapter, self.server_adapter, self.cell, hits, requests)
-        self.record["load"] = {k: v for k, v in load.items() if k != "histogram"}
+        if self.witness is not None:
+            warm_up = (self.record.get("warm_up") or {}).get("requests")
+            asked = {"warm-up": warm_up, "measure": requests}
+            self.record["hits"], against = self.witness.end(asked)
+            self.reasons += against
         shape = load["histogram"]
         encoded = histogram.encode(shape["values_us"], shape["counts"])
         (self.directory / "load.hist").write_bytes(encoded)
@@ -356,8 +365,9 @@ class Trial:
             text = scratch / "load.txt"
             if text.exists() and not (self.directory / "load.txt").exists():
                 text.rename(self.directory / "load.txt")
-            # What stays lies below /run and is gone with the next start; the trial is not at stake.
+            # What cannot be removed is of no trial's record, and no reason to lose one.
             shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch("server"), ignore_errors=True)
 
     def _fence_after(self) -> None:
         """The port is free again and no process of the trial lives."""
