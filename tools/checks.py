@@ -14,8 +14,13 @@ from uplab.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("lint", "unit", "roles", "system")
-PROGRAMS = {"sshd": "openssh-server"}
-"""What tests start beside uplab's own needs, and the Debian packages that it comes with."""
+PROGRAMS = {
+    "sshd": "openssh-server",
+    "nginx": "nginx-light",
+    "bpftrace": "bpftrace",
+    "h2load": "nghttp2-client",
+}
+"""What tests start beside uplab's own needs, and the Debian packages that they come with."""
 NEEDS_PROVISIONING = frozenset({"roles", "system"})
 STOP_TIMEOUT_S = 10.0
 FAILED_STEPS_VARIABLE = "UPLAB_FAILED_STEPS"

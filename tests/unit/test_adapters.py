@@ -197,7 +197,7 @@ def test_an_adapter_of_another_schema_kind_or_name(tmp_path: Path, kind: str) ->
     [
         ("server", lambda d: d["argv"].append("{pid}"), "argv.4"),
         ("server", lambda d: d.update(url="http://{host}/"), "url"),
-        ("server", lambda d: d.update(env={"A": "{scratch}"}), "env.A"),
+        ("server", lambda d: d.update(env={"A": "{pid}"}), "env.A"),
         ("server", lambda d: d["programs"].clear(), "argv.0"),
         ("server", lambda d: d["programs"].update(key={"path": "{home}/key"}), "programs.key.path"),
         ("tracer", lambda d: d["argv"].append("{url}"), "argv.3"),
@@ -279,12 +279,13 @@ def test_the_line_of_a_wrong_argument_is_its_own(tmp_path: Path) -> None:
         (
             "tracer",
             lambda d: d.update(modes={"magic": {}}),
-            "'kernel-uprobe' or 'userspace-uprobe'",
+            "'kernel-uprobe', 'userspace-uprobe' or 'as-shipped'",
         ),
         (
             "tracer",
             lambda d: d["modes"]["kernel-uprobe"].update(placement="moon"),
-            "modes.kernel-uprobe.placement: input should be 'untouched', 'kernel' or 'userspace'",
+            "modes.kernel-uprobe.placement: input should be 'untouched', 'kernel', 'userspace' or "
+            "'any'",
         ),
         (
             "tracer",

@@ -39,7 +39,7 @@ def names(data: bytes) -> list[str]:
         return archive.namelist()
 
 
-def test_it_holds_hostside_and_the_files_of_the_loads(registry: Registry) -> None:
+def test_it_holds_hostside_and_the_files_of_the_adapters(registry: Registry) -> None:
     hostside = [f"uplab/hostside/{p.name}" for p in (ROOT / "uplab/hostside").glob("*.py")]
     assert names(hostzip.pack(registry)) == sorted(
         [
@@ -47,6 +47,9 @@ def test_it_holds_hostside_and_the_files_of_the_loads(registry: Registry) -> Non
             "uplab/__init__.py",
             "adapters/loads/fetch/adapter.py",
             "adapters/loads/fetch/more/script.lua",
+            "adapters/loads/h2load/adapter.py",
+            "adapters/servers/nginx/start.sh",
+            "adapters/tracers/bpftrace/ssl.bt",
             *hostside,
         ]
     )

@@ -77,7 +77,7 @@ def test_the_published_experiment() -> None:
     servers = list(seed.registry.servers)
     tracers = list(seed.registry.tracers)
     assert {(cell.server, cell.mode) for cell in cells} == {
-        (server, mode) for server in servers for mode in MODES
+        (server, mode) for server in servers for mode in MODES if mode != "as-shipped"
     }
     assert len(cells) == len(servers) * (2 + 3 * len(tracers))
     assert {cell.body_bytes for cell in cells} == {12}
@@ -129,11 +129,13 @@ def test_factors_become_cells_in_the_order_of_the_file(project: Path) -> None:
         "echo-tracer-only-mute-12B",
         "echo-kernel-uprobe-mute-12B",
         "echo-userspace-uprobe-mute-12B",
+        "echo-as-shipped-mute-12B",
         "echo-none-4KiB",
         "echo-none-again-4KiB",
         "echo-tracer-only-mute-4KiB",
         "echo-kernel-uprobe-mute-4KiB",
         "echo-userspace-uprobe-mute-4KiB",
+        "echo-as-shipped-mute-4KiB",
     ]
 
 
@@ -223,7 +225,7 @@ def test_a_folder_of_adapters_is_found_beside_the_matrix(project: Path) -> None:
     (project / "inner").mkdir()
     (project / "inner" / "mine").symlink_to(ADAPTERS)
     path = write(project / "inner" / "m.yml", {**GOOD, "adapters": ["mine"]})
-    assert list(matrix.load(path, project).registry.servers) == ["echo"]
+    assert list(matrix.load(path, project).registry.servers) == ["echo", "nginx"]
 
 
 # --- --set and --only -----------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
         (
             {"factors": factors(mode=["none", "kernel"])},
             "m.yml:12: factors.mode.1: input should be 'none', 'none-again', 'tracer-only', "
-            "'kernel-uprobe' or 'userspace-uprobe', found 'kernel'",
+            "'kernel-uprobe', 'userspace-uprobe' or 'as-shipped', found 'kernel'",
         ),
         ({"factors": factors(server=[])}, "m.yml:6: factors.server: "),
         ({"factors": factors(mode=[])}, "m.yml:"),
@@ -318,7 +320,7 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
             "m.yml:9: factors.tracer.0: no 'loud'; allowed are",
         ),
         ({"factors": factors(tracer=[])}, "m.yml:5: factors: traced modes need a tracer"),
-        ({"load": {"name": "curl"}}, "m.yml:16: load.name: no 'curl'; allowed are fetch"),
+        ({"load": {"name": "curl"}}, "m.yml:16: load.name: no 'curl'; allowed are fetch, h2load"),
         ({"load": {"requests": 5}}, "m.yml:15: load.name: this field is missing"),
         (
             {"load": {"name": "fetch", "threads": 1}},
@@ -348,7 +350,7 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
             {"servers": {"echo": {"gate": 1}}},
             "m.yml:20: servers.echo.gate: no such field; allowed are port",
         ),
-        ({"servers": {"eco": {}}}, "m.yml:19: servers.eco: no 'eco'; allowed are echo"),
+        ({"servers": {"eco": {}}}, "m.yml:19: servers.eco: no 'eco'; allowed are echo, nginx"),
         (
             {"limits": {"steal": 1}},
             "m.yml:23: limits.steal: no such field; allowed are foreign_pct",
@@ -376,9 +378,9 @@ def test_a_wrong_field_is_told_with_its_line_and_what_is_allowed(
     [
         ("load.threads=1", "load.threads: no such field; allowed are duration_s, requests"),
         ("load.requests=-1", "load.requests: allowed are 0 to 100000 (requests), found -1"),
-        ("load.name=curl", "load.name: no 'curl'; allowed are fetch"),
-        ("factors.server=[eco]", "factors.server.0: no 'eco'; allowed are echo"),
-        ("servers.eco.port=1", "servers.eco: no 'eco'; allowed are echo"),
+        ("load.name=curl", "load.name: no 'curl'; allowed are fetch, h2load"),
+        ("factors.server=[eco]", "factors.server.0: no 'eco'; allowed are echo, nginx"),
+        ("servers.eco.port=1", "servers.eco: no 'eco'; allowed are echo, nginx"),
         ("blocks=0", "blocks: input should be greater than or equal to 1, found 0"),
         ("limits.over=ignore", "limits.over: input should be 'flag' or 'invalid', found 'ignore'"),
     ],

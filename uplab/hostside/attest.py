@@ -82,9 +82,9 @@ class Evidence:
     compared_files: tuple[str, ...]
     sites: tuple[SeenSite, ...]
     altered_elsewhere: tuple[SeenSite, ...]
-    altered_unlisted: int
     uprobes_page: bool
     problems: tuple[str, ...] = ()
+    altered_unlisted: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For trial.json."""

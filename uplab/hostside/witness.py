@@ -157,9 +157,9 @@ class Observed:
         else:
             seen = once()
         against = judge.evidence(seen, self.expected, when, anything=anything)
-        if when == "after" and self.first is not None:
-            against += judge.same_alterations(self.first, seen)
-        return self._graded(seen, against)
+        if when == "before" or self.first is None:
+            return seen, against
+        return self._graded(seen, against + judge.same_alterations(self.first, seen))
 
     def _graded(self, seen: Evidence, against: list[Reason]) -> tuple[Evidence, list[Reason]]:
         """The evidence with what it is worth."""

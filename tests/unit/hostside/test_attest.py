@@ -389,6 +389,7 @@ def test_the_evidence_is_json() -> None:
         "compared_files",
         "sites",
         "altered_elsewhere",
+        "altered_unlisted",
         "uprobes_page",
         "problems",
     }
