@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 BASELINE = "none"
 CONTROL = "none-again"
 # The order in which a reader meets the modes; others follow by name.
-MODE_ORDER = (BASELINE, CONTROL, "tracer-only", "kernel-uprobe", "userspace-uprobe")
+MODE_ORDER = (BASELINE, CONTROL, "tracer-only", "kernel-uprobe", "userspace-uprobe", "as-shipped")
+#: How much the evidence of a trial says, from all to least (see uplab/hostside/attest.py).
+GRADES = ("proven", "sites only", "links only")
 
 CONFIDENCE = 0.95
 # Two values have a standard error but an interval 12.7 of them wide: below three, no interval.
@@ -107,6 +109,13 @@ class CellSummary:
     def n(self) -> int:
         """How many trials count."""
         return len(self.counted)
+
+    @property
+    def grade(self) -> str | None:
+        """The lowest grade of evidence of the trials that count; None where none has one."""
+        grades = {trial.attestation_grade for trial in self.counted}
+        known = [grade for grade in GRADES if grade in grades]
+        return known[-1] if known else None
 
     @property
     def rejected_pct(self) -> float | None:

@@ -56,6 +56,7 @@ _MAIN = (
     _Column("throughput lost", lambda cell: text.estimate(cell.overhead_pct)),
     _Column("hits/req", lambda cell: text.decimal(cell.hits_per_request)),
     _Column("CPU us/req", lambda cell: text.decimal(cell.cpu_us_per_request)),
+    _Column("evidence", lambda cell: cell.grade or text.MISSING, figure=False),
     _Column("events lost", lambda cell: text.whole(cell.events_lost)),
 )
 
@@ -79,7 +80,13 @@ _LEGEND = (
             "none))), with its 95 % Student-t interval from n = 3; positive is slower"
         ),
     ),
-    ("hits/req", "probe hits per request, counted by the tracer"),
+    (
+        "hits/req",
+        (
+            "probe hits per request, counted by the tracer; by the kernel in the warm-up where a "
+            "tracer does not count"
+        ),
+    ),
     ("CPU us/req", "CPU time of the server per request, median, in microseconds"),
     (
         "extra CPU",
@@ -95,6 +102,14 @@ _LEGEND = (
     (
         "median lost",
         "throughput lost as the median over the blocks, with its 95 % BCa bootstrap interval",
+    ),
+    (
+        "evidence",
+        (
+            "proven: the server's bytes at every probe site and the hits agree with the mode; "
+            "sites only: altered sites were found, and not counted; links only: the tracer holds "
+            "BPF programs, and altered nothing in the server"
+        ),
     ),
     ("events lost", "events that the tracer lost, all trials together"),
     ("-", "not measured or not applicable; a missing figure is never 0"),
