@@ -25,14 +25,18 @@ const (
 
 	bodyPattern  = "Hello,World!"
 	maxBodyBytes = 64 << 20
+
+	minStackBytes = 2 << 10
+	maxStackBytes = 1 << 20
 )
 
 type options struct {
-	address   string
-	port      int
-	bodyBytes int
-	certFile  string
-	keyFile   string
+	address    string
+	port       int
+	bodyBytes  int
+	stackBytes int
+	certFile   string
+	keyFile    string
 }
 
 func main() {
@@ -41,6 +45,9 @@ func main() {
 		os.Exit(0)
 	}
 	if err != nil {
+		fail(exitUsage, err)
+	}
+	if err := setGoroutineStack(opts.stackBytes); err != nil {
 		fail(exitUsage, err)
 	}
 	// Installed before the socket listens: whoever reads the ready line may
@@ -57,6 +64,7 @@ func parseOptions(args []string) (options, error) {
 	flags.StringVar(&opts.address, "address", "127.0.0.1", "IP `address` to listen on")
 	flags.IntVar(&opts.port, "port", 446, "TCP `port` to listen on; 0 takes a free one")
 	flags.IntVar(&opts.bodyBytes, "body-bytes", len(bodyPattern), "size of the response body in `bytes`")
+	flags.IntVar(&opts.stackBytes, "stack-bytes", 0, "stack that a goroutine begins with, in `bytes`, a power of two; 0 is Go's own")
 	flags.StringVar(&opts.certFile, "cert", "", "PEM `file` of the certificate")
 	flags.StringVar(&opts.keyFile, "key", "", "PEM `file` of the private key")
 	// The flag package prints an error together with the whole usage text;
@@ -80,8 +88,15 @@ func parseOptions(args []string) (options, error) {
 		return opts, fmt.Errorf("-body-bytes %d is not in 0..%d", opts.bodyBytes, maxBodyBytes)
 	case opts.certFile == "" || opts.keyFile == "":
 		return opts, errors.New("-cert and -key are needed")
+	case !isStack(opts.stackBytes):
+		return opts, fmt.Errorf("-stack-bytes %d is neither 0 nor a power of two in %d..%d", opts.stackBytes, minStackBytes, maxStackBytes)
 	}
 	return opts, nil
+}
+
+func isStack(bytes int) bool {
+	powerOfTwo := bytes&(bytes-1) == 0
+	return bytes == 0 || (powerOfTwo && bytes >= minStackBytes && bytes <= maxStackBytes)
 }
 
 // exitOnSignal ends the process at once: a measurement never waits for
