@@ -50,7 +50,10 @@ func main() {
 	// Installed before the socket listens: whoever reads the ready line may
 	// send SIGTERM at once.
 	exitOnSignal()
-	if err := serve(opts); err != nil {
+	// Not in the main goroutine, whose stack was there before the size was set.
+	ended := make(chan error)
+	go func() { ended <- serve(opts) }()
+	if err := <-ended; err != nil {
 		fail(exitFailure, err)
 	}
 }

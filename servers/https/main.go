@@ -53,7 +53,10 @@ func main() {
 	// Installed before the socket listens: whoever reads the ready line may
 	// send SIGTERM at once.
 	exitOnSignal()
-	if err := serve(opts); err != nil {
+	// Not in the main goroutine, whose stack was there before the size was set.
+	ended := make(chan error)
+	go func() { ended <- serve(opts) }()
+	if err := <-ended; err != nil {
 		fail(exitFailure, err)
 	}
 }
@@ -86,10 +89,10 @@ func parseOptions(args []string) (options, error) {
 		return opts, fmt.Errorf("-port %d is not in 0..65535", opts.port)
 	case opts.bodyBytes < 0 || opts.bodyBytes > maxBodyBytes:
 		return opts, fmt.Errorf("-body-bytes %d is not in 0..%d", opts.bodyBytes, maxBodyBytes)
-	case opts.certFile == "" || opts.keyFile == "":
-		return opts, errors.New("-cert and -key are needed")
 	case !isStack(opts.stackBytes):
 		return opts, fmt.Errorf("-stack-bytes %d is neither 0 nor a power of two in %d..%d", opts.stackBytes, minStackBytes, maxStackBytes)
+	case opts.certFile == "" || opts.keyFile == "":
+		return opts, errors.New("-cert and -key are needed")
 	}
 	return opts, nil
 }

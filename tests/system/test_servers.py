@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -24,6 +25,10 @@ NAMES = {"https": "go-server", "http": "go-server-http"}
 SOURCES = {"go-server": "servers/https", "go-server-http": "servers/http"}
 PATTERN = b"Hello,World!"
 EXIT_TIMEOUT_S = 5.0
+CONNECTIONS = 20
+#: The main goroutine, the scavenger's, the one of finalizers and the like: idle under load. Those
+#: of the garbage collector, as many as there are processors, are not among them.
+RUNTIME_GOROUTINES = 7
 
 
 def connect(kind: str, port: int, authority: Path) -> http.client.HTTPConnection:
@@ -97,6 +102,11 @@ def test_exits_at_once_with_a_connection_open(
         (["-port", "x"], "-port"),
         (["-body-bytes", "-1"], "-body-bytes -1"),
         (["-address", "nowhere"], "nowhere"),
+        (["-stack-bytes", "3000"], "-stack-bytes 3000 is neither 0 nor a power of two in 2048..10"),
+        (["-stack-bytes", "1024"], "-stack-bytes 1024"),
+        (["-stack-bytes", "2097152"], "-stack-bytes 2097152"),
+        (["-stack-bytes", "-2048"], "-stack-bytes -2048"),
+        (["-stack-bytes", "big"], "-stack-bytes"),
         (["leftover"], "leftover"),
     ],
 )
@@ -140,6 +150,93 @@ def test_bad_certificate(
     code, line = fails([*command, "-cert", str(tls_files[0]), "-key", str(tmp_path / "none")])
     assert code == 1
     assert str(tmp_path / "none") in line
+
+
+def stacks(binary: Path, pid: int) -> list[int]:
+    """The bytes of stack that each living goroutine has, from the runtime's own list of them."""
+    symbols = subprocess.run(["nm", str(binary)], capture_output=True, text=True, check=True)
+    lines = (line.split() for line in symbols.stdout.splitlines())
+    address = next(int(line[0], 16) for line in lines if line[-1] == "runtime.allgs")
+    found = []
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+
+        def words(at: int, number: int) -> tuple[int, ...]:
+            memory.seek(at)
+            return struct.unpack(f"{number}Q", memory.read(8 * number))
+
+        goroutines, number, _ = words(address, 3)
+        # A goroutine's description begins with the bounds of its stack; one that ended has none.
+        for goroutine in words(goroutines, number):
+            low, high = words(goroutine, 2)
+            found += [high - low] if low else []
+    return found
+
+
+def ask_on_many(kind: str, port: int, authority: Path) -> list[http.client.HTTPConnection]:
+    """Connections that the server has answered a request on and that stay open."""
+    connections = [connect(kind, port, authority) for _ in range(CONNECTIONS)]
+    for connection in connections:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    return connections
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stack_bytes", [32768, 65536])
+def test_goroutines_begin_with_the_stack_that_was_asked_for(
+    kind: str,
+    stack_bytes: int,
+    start_server: StartServer,
+    server_binaries: Path,
+    tls_files: tuple[Path, Path],
+) -> None:
+    server = start_server(kind, "-stack-bytes", str(stack_bytes))
+    binary = server_binaries / NAMES[kind]
+    connections = ask_on_many(kind, server.port, tls_files[0])
+    assert stacks(binary, server.pid).count(stack_bytes) >= CONNECTIONS
+    # And they keep it: a garbage collector that runs all the time halves no stack.
+    command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", "1s", server.url]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    seen = stacks(binary, server.pid)
+    assert seen.count(stack_bytes) >= CONNECTIONS
+    # All others are the runtime's own, and the main goroutine.
+    assert len(seen) - seen.count(stack_bytes) <= RUNTIME_GOROUTINES
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_itself_a_server_has_go_s_own_stacks(
+    kind: str, start_server: StartServer, server_binaries: Path, tls_files: tuple[Path, Path]
+) -> None:
+    server = start_server(kind)
+    connections = ask_on_many(kind, server.port, tls_files[0])
+    assert max(stacks(server_binaries / NAMES[kind], server.pid)) < 32768
+    assert b"adaptivestackstart" not in Path(f"/proc/{server.pid}/environ").read_bytes()
+    for connection in connections:
+        connection.close()
+
+
+def test_settings_of_the_go_runtime_are_kept(start_server: StartServer) -> None:
+    prefix = ("env", "GODEBUG=madvdontneed=1")
+    server = start_server("http", "-stack-bytes", "32768", prefix=prefix)
+    environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+    assert b"GODEBUG=madvdontneed=1,adaptivestackstart=0,gcshrinkstackoff=1" in environment
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_its_symbols_a_server_cannot_choose_the_stack(
+    kind: str, start_server: StartServer, tls_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    binary = tmp_path / NAMES[kind]
+    argv = ["go", "build", "-ldflags=-s", "-o", str(binary), "."]
+    subprocess.run(argv, cwd=ROOT / "servers" / kind, check=True)
+    certificate, key = map(str, tls_files)
+    tls = ["-cert", certificate, "-key", key] if kind == "https" else []
+    code, line = fails([str(binary), "-port", "0", "-stack-bytes", "32768", *tls])
+    assert code == 2
+    assert "-stack-bytes takes a program with its symbol table: no symbol section" in line
+    assert start_server(kind, "-stack-bytes", "0", binary=binary).ready_line.startswith("ready ")
 
 
 @pytest.mark.parametrize("name", SOURCES)
