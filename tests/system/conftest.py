@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.lab import Lab
+from tests.system.tracing import EXIT_TIMEOUT_S, StartTracer, Tracer
 
 ROOT = Path(__file__).resolve().parents[2]
 GO_BUILD = ("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-buildid=")
@@ -98,6 +99,23 @@ def start_server(server_binaries: Path, tls_files: tuple[Path, Path]) -> Iterato
     for process in started:
         process.kill()
         process.communicate(timeout=STOP_TIMEOUT_S)
+
+
+@pytest.fixture
+def start_tracer(gotrace_binaries: Path) -> Iterator[StartTracer]:
+    """A function that starts gotrace on a pid; all are killed after the test."""
+    started: list[Tracer] = []
+
+    def start(pid: int, *arguments: str, prefix: Sequence[str] = ()) -> Tracer:
+        command = [*prefix, str(gotrace_binaries / "gotrace"), "--pid", str(pid), *arguments]
+        tracer = Tracer(command)
+        started.append(tracer)
+        return tracer
+
+    yield start
+    for tracer in started:
+        tracer.process.kill()
+        tracer.process.communicate(timeout=EXIT_TIMEOUT_S)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "fail.h"
 #include "gotrace.skel.h"
+#include "moment.h"
 #include "uprobe_multi.h"
 
 /* Two raw tracepoints instead of one per system call: the kernel waits 40-80 ms for each
@@ -22,15 +22,7 @@ const char *const traced_syscalls[] = {"read",	  "write",   "close",	 "readv",
 				       "writev",  "sendto",  "recvfrom", "sendmsg",
 				       "recvmsg", "accept4", NULL};
 
-static double now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
-static bool interrupted(void)
+bool attach_interrupted(void)
 {
 	sigset_t pending;
 
@@ -67,14 +59,17 @@ static int attach_multi(const struct target *target, const struct sites *sites,
 			const struct tracer *tracer, struct attachment *attachment)
 {
 	uint64_t offsets[SITE_LIMIT], cookies[SITE_LIMIT];
+	uint32_t count = 0;
 
 	for (size_t index = 0; index < sites->count; index++) {
-		offsets[index] = sites->list[index].offset;
-		cookies[index] = cookie_of(sites, index);
+		if (sites->list[index].placement != PLACED_KERNEL)
+			continue;
+		offsets[count] = sites->list[index].offset;
+		cookies[count++] = cookie_of(sites, index);
 	}
 	attachment->multi_fd =
 	    uprobe_multi_attach(bpf_program__fd(tracer->bpf->progs.on_site), target->exe_link,
-				offsets, cookies, (uint32_t)sites->count, target->pid);
+				offsets, cookies, count, target->pid);
 	return attachment->multi_fd < 0 ? attach_failure(target, "the uprobe_multi link", errno)
 					: 0;
 }
@@ -86,7 +81,9 @@ static int attach_perf_events(const struct target *target, const struct sites *s
 		const struct site *site = &sites->list[index];
 		LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = cookie_of(sites, index));
 
-		if (interrupted())
+		if (site->placement != PLACED_KERNEL)
+			continue;
+		if (attach_interrupted())
 			return ATTACH_INTERRUPTED;
 		attachment->uprobes[index] =
 		    bpf_program__attach_uprobe_opts(tracer->bpf->progs.on_site, target->pid,
@@ -138,10 +135,8 @@ int attach_all(enum attach_mode mode, const struct target *target, const struct 
 	return code;
 }
 
-double attach_undo(struct attachment *attachment)
+void attach_undo(struct attachment *attachment)
 {
-	double start_ms = now_ms();
-
 	if (attachment->multi_fd >= 0)
 		close(attachment->multi_fd);
 	attachment->multi_fd = -1;
@@ -153,5 +148,4 @@ double attach_undo(struct attachment *attachment)
 		bpf_link__destroy(attachment->tracepoints[index]);
 		attachment->tracepoints[index] = NULL;
 	}
-	return now_ms() - start_ms;
 }

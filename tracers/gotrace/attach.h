@@ -3,6 +3,8 @@
 #ifndef GOTRACE_ATTACH_H
 #define GOTRACE_ATTACH_H
 
+#include <stdbool.h>
+
 #include "options.h"
 #include "sites.h"
 #include "target.h"
@@ -28,12 +30,16 @@ extern const char *const traced_syscalls[];
 /* What ATTACH_AUTO means on this kernel; other modes stay as they are. */
 enum attach_mode attach_resolve(enum attach_mode wanted);
 
-/* Attaches everything. Returns 0, FAIL_NO_PROCESS, FAIL_NO_PERMISSION or FAIL_ATTACH (line
- * printed, nothing left attached), or ATTACH_INTERRUPTED when SIGTERM or SIGINT is pending. */
+/* Whether SIGTERM or SIGINT waits to be read. */
+bool attach_interrupted(void);
+
+/* Attaches everything that is placed in the kernel. Returns 0, FAIL_NO_PROCESS, FAIL_NO_PERMISSION
+ * or FAIL_ATTACH (line printed, nothing left attached), or ATTACH_INTERRUPTED when SIGTERM or
+ * SIGINT is pending. */
 int attach_all(enum attach_mode mode, const struct target *target, const struct sites *sites,
 	       struct tracer *tracer, struct attachment *attachment);
 
-/* Takes everything out again; returns how long it took, in milliseconds. */
-double attach_undo(struct attachment *attachment);
+/* Takes everything out again. */
+void attach_undo(struct attachment *attachment);
 
 #endif

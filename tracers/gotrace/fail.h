@@ -15,6 +15,7 @@ enum {
 	FAIL_LOAD = 15,
 	FAIL_ATTACH = 16,
 	FAIL_TARGET_EXITED = 17,
+	FAIL_USERSPACE = 18,
 };
 
 /* The name that starts every line on stderr; each program defines its own. */

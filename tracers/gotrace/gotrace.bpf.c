@@ -23,20 +23,14 @@ enum {
 	NR_ACCEPT4 = 288,
 };
 
-enum { GO_STATUS_RUNNING = 2 };
-
 const volatile __u64 pidns_device = 0;
 const volatile __u64 pidns_inode = 0;
 /* The process as its own PID namespace numbers it. */
 const volatile __u32 target_pid = 0;
 /* Where runtime.g keeps goid. */
 const volatile __u32 goid_offset = 0;
-
-struct tls_call {
-	__u64 start_ns;
-	__u64 connection;
-	__u64 buffer;
-};
+/* Not every entry is probed here: a return without one is an event all the same. */
+const volatile bool entries_elsewhere = false;
 
 struct system_call {
 	__u64 start_ns;
@@ -122,6 +116,7 @@ static __always_inline void submit(struct event *event)
 	bpf_ringbuf_submit(event, crosses ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
+/* start_ns is 0 where nobody saw the call begin. */
 static __always_inline struct event *new_event(__u64 thread, __u64 start_ns)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
@@ -131,7 +126,7 @@ static __always_inline struct event *new_event(__u64 thread, __u64 start_ns)
 		return NULL;
 	}
 	event->time_ns = bpf_ktime_get_ns();
-	event->duration_ns = event->time_ns - start_ns;
+	event->duration_ns = start_ns ? event->time_ns - start_ns : 0;
 	event->goroutine = current_goroutine(thread);
 	event->thread = (__u32)thread;
 	event->syscall = 0;
@@ -208,18 +203,19 @@ static __always_inline void on_tls_return(struct pt_regs *ctx, __u64 thread, boo
 	struct tls_call *call = bpf_map_lookup_elem(&tls_calls, &key);
 	struct event *event;
 
-	if (!call)
+	if (!call && !entries_elsewhere)
 		return;
-	event = new_event(thread, call->start_ns);
+	event = new_event(thread, call ? call->start_ns : 0);
 	if (event) {
 		event->source = write ? EVENT_TLS_WRITE : EVENT_TLS_READ;
 		event->result = (__s64)ctx->ax;
-		event->fd = connection_fd(call->connection);
-		if (event->result > 0)
+		event->fd = call ? connection_fd(call->connection) : -1;
+		if (call && event->result > 0)
 			copy_payload(event, call->buffer, event->result);
 		submit(event);
 	}
-	bpf_map_delete_elem(&tls_calls, &key);
+	if (call)
+		bpf_map_delete_elem(&tls_calls, &key);
 }
 
 SEC("uprobe")

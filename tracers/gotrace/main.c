@@ -11,15 +11,19 @@
 #include "attach.h"
 #include "binary.h"
 #include "fail.h"
+#include "moment.h"
 #include "options.h"
 #include "output.h"
+#include "part.h"
 #include "sites.h"
 #include "target.h"
 #include "tracer.h"
+#include "userspace.h"
 
 const char program_name[] = "gotrace";
 
 static const char target_exited_reason[] = "target exited";
+static const char userspace_failed_reason[] = "userspace part failed";
 
 enum {
 	/* Events below the kernel's wakeup threshold wait at most this long. */
@@ -37,8 +41,9 @@ static struct {
 	struct sites sites;
 	struct tracer tracer;
 	struct attachment attachment;
+	struct userspace userspace;
 	struct counts counts;
-} run;
+} run = {.userspace = USERSPACE_NONE};
 
 /* Signals are read in the main loop and nowhere interrupt what is being done. */
 static int open_signals(void)
@@ -54,10 +59,12 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static void read_counts(void)
+/* Returns 0 or FAIL_USERSPACE. */
+static int read_counts(bool last)
 {
 	tracer_drain(&run.tracer);
 	tracer_counts(&run.tracer, run.sites.count, &run.counts);
+	return userspace_counts(&run.userspace, &run.sites, last, &run.counts);
 }
 
 /* Answers the signals that have come. Returns why to end, or NULL to go on. */
@@ -70,7 +77,8 @@ static const char *handle_signals(int signal_fd)
 			return "SIGTERM";
 		if (info.ssi_signo == SIGINT)
 			return "SIGINT";
-		read_counts();
+		if (read_counts(false))
+			return userspace_failed_reason;
 		output_counters(&run.sites, &run.counts);
 	}
 	return NULL;
@@ -79,11 +87,12 @@ static const char *handle_signals(int signal_fd)
 /* Traces until there is a reason to end, and returns it. */
 static const char *trace(int signal_fd)
 {
-	enum { SIGNALS, TARGET, EVENTS, STDOUT, COUNT };
+	enum { SIGNALS, TARGET, EVENTS, USERSPACE, STDOUT, COUNT };
 	struct pollfd waits[COUNT] = {
 	    [SIGNALS] = {.fd = signal_fd, .events = POLLIN},
 	    [TARGET] = {.fd = run.target.pidfd, .events = POLLIN},
 	    [EVENTS] = {.fd = tracer_event_fd(&run.tracer), .events = POLLIN},
+	    [USERSPACE] = {.fd = run.userspace.child.log, .events = POLLIN},
 	    [STDOUT] = {.fd = -1, .events = POLLOUT},
 	};
 
@@ -94,6 +103,8 @@ static const char *trace(int signal_fd)
 			return reason;
 		if (waits[TARGET].revents)
 			return target_exited_reason;
+		if (waits[USERSPACE].revents && !userspace_listen(&run.userspace))
+			return userspace_failed_reason;
 		waits[STDOUT].fd = output_waiting() ? STDOUT_FILENO : -1;
 		poll(waits, COUNT, DRAIN_INTERVAL_MS);
 		tracer_drain(&run.tracer);
@@ -104,11 +115,14 @@ static const char *trace(int signal_fd)
 static int trace_and_end(int signal_fd)
 {
 	const char *reason = trace(signal_fd);
-	double detach_ms = attach_undo(&run.attachment);
+	double start_ms = now_ms();
 
+	attach_undo(&run.attachment);
 	/* After the probes are out: so these are the last hits and the last events. */
-	read_counts();
-	output_end(&run.sites, &run.counts, reason, detach_ms);
+	if (reason == userspace_failed_reason || read_counts(true))
+		return userspace_failure(&run.userspace);
+	userspace_stop(&run.userspace);
+	output_end(&run.sites, &run.counts, reason, now_ms() - start_ms);
 	output_finish(FINISH_TIMEOUT_MS);
 	if (reason != target_exited_reason)
 		return 0;
@@ -117,14 +131,31 @@ static int trace_and_end(int signal_fd)
 		    run.target.pid);
 }
 
-static int attach_and_trace(int signal_fd, enum attach_mode mode)
+/* The kernel's probes come first: a runtime that patches code takes copies of its pages, in which
+ * the kernel would set none. */
+static int attach_both(enum attach_mode mode)
 {
 	int code = attach_all(mode, &run.target, &run.sites, &run.tracer, &run.attachment);
 
+	if (code)
+		return code;
+	code = userspace_start(&run.options, &run.target, &run.binary, &run.sites, &run.userspace);
+	if (code && code != ATTACH_INTERRUPTED)
+		attach_undo(&run.attachment);
+	return code;
+}
+
+static int attach_and_trace(int signal_fd, enum attach_mode mode)
+{
+	int code = attach_both(mode);
+
 	if (code != 0 && code != ATTACH_INTERRUPTED)
 		return code;
-	if (code == 0)
-		output_attached(&run.target, &run.sites, &run.attachment);
+	if (code == 0) {
+		output_attached(&run.options, &run.target, &run.sites, &run.attachment,
+				&run.userspace);
+		fail_cause = NULL;
+	}
 	return trace_and_end(signal_fd);
 }
 
@@ -159,7 +190,7 @@ static int open_and_trace(int signal_fd)
 	fail_cause = cause_of_failure;
 	code = binary_open(run.target.exe_link, run.target.exe, &run.binary);
 	if (!code) {
-		code = sites_find(&run.binary, &run.sites);
+		code = sites_find(&run.binary, run.options.placements, &run.sites);
 		if (!code)
 			code = load_and_trace(signal_fd);
 		binary_close(&run.binary);
@@ -173,7 +204,11 @@ int main(int argc, char **argv)
 {
 	/* First of all: from here on, a signal ends gotrace in order. */
 	int signal_fd = open_signals();
-	int code = options_parse(argc, argv, &run.options);
+	int code;
+
+	if (argc == 2 && !strcmp(argv[1], PART_ARGUMENT))
+		return part_run(CHILD_CHANNEL);
+	code = options_parse(argc, argv, &run.options);
 
 	if (code)
 		return code < 0 ? 0 : code;

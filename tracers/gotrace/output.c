@@ -91,24 +91,44 @@ static void append_names(const char *key, const char *const *names)
 	append("]");
 }
 
-void output_attached(const struct target *target, const struct sites *sites,
-		     const struct attachment *attachment)
+static void append_sites(const struct sites *sites)
+{
+	append(",\"sites\":[");
+	for (size_t index = 0; index < sites->count; index++) {
+		const struct site *site = &sites->list[index];
+
+		append("%s{\"name\":\"%s\",\"symbol\":\"%s\",\"at\":\"%s\",\"offset\":%" PRIu64
+		       ",\"address\":%" PRIu64 ",\"placement\":\"%s\"}",
+		       index ? "," : "", site->name, site->symbol, site->at, site->offset,
+		       site->address, placement_name(site->placement));
+	}
+	append("]");
+}
+
+static void append_userspace(const struct options *options, const struct userspace *userspace)
+{
+	append(",\"userspace\":{\"map_kind\":\"%s\",\"attach_ms\":%.1f,\"preload\":",
+	       map_kind_name(options->map_kind), userspace->attach_ms);
+	if (options->preload)
+		append_path(options->preload);
+	else
+		append("null");
+	append("}");
+}
+
+void output_attached(const struct options *options, const struct target *target,
+		     const struct sites *sites, const struct attachment *attachment,
+		     const struct userspace *userspace)
 {
 	start_line("attached");
 	append(",\"tracer\":\"gotrace\",\"version\":\"" GOTRACE_VERSION "\",\"pid\":%d,\"exe\":",
 	       target->pid);
 	append_path(target->exe);
-	append(",\"attach\":\"%s\",\"attach_ms\":%.1f,\"sites\":[", attach_name(attachment->mode),
+	append(",\"attach\":\"%s\",\"attach_ms\":%.1f", attach_name(attachment->mode),
 	       attachment->attach_ms);
-	for (size_t index = 0; index < sites->count; index++) {
-		const struct site *site = &sites->list[index];
-
-		append("%s{\"name\":\"%s\",\"symbol\":\"%s\",\"at\":\"%s\",\"offset\":%" PRIu64
-		       ",\"address\":%" PRIu64 "}",
-		       index ? "," : "", site->name, site->symbol, site->at, site->offset,
-		       site->address);
-	}
-	append("]");
+	append_sites(sites);
+	if (userspace->child.pid)
+		append_userspace(options, userspace);
 	append_names("tracepoints", tracepoint_names);
 	append_names("syscalls", traced_syscalls);
 	end_line();

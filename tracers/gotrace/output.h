@@ -7,13 +7,16 @@
 #include <stdbool.h>
 
 #include "attach.h"
+#include "options.h"
 #include "shared.h"
 #include "sites.h"
 #include "target.h"
 #include "tracer.h"
+#include "userspace.h"
 
-void output_attached(const struct target *target, const struct sites *sites,
-		     const struct attachment *attachment);
+void output_attached(const struct options *options, const struct target *target,
+		     const struct sites *sites, const struct attachment *attachment,
+		     const struct userspace *userspace);
 void output_counters(const struct sites *sites, const struct counts *counts);
 void output_end(const struct sites *sites, const struct counts *counts, const char *reason,
 		double detach_ms);

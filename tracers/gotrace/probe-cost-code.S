@@ -37,6 +37,20 @@ site_return:
 	.byte 0xc3
 	.size code_return, . - code_return
 
+/* Begins as a Go function does. A probe in userspace takes its first two instructions for a jump. */
+function code_go_entry
+	.globl site_go_entry
+site_go_entry:
+	.byte 0x49, 0x3b, 0x66, 0x10	/* cmp 0x10(%r14),%rsp */
+	.byte 0x0f, 0x86, 0, 0, 0, 0	/* jbe, to the next instruction: no stack to grow here */
+	sub	$0x10, %rsp
+	mov	%rbp, 8(%rsp)
+	lea	8(%rsp), %rbp
+	mov	8(%rsp), %rbp
+	add	$0x10, %rsp
+	ret
+	.size code_go_entry, . - code_go_entry
+
 /* void call_repeatedly(void (*function)(void), unsigned long calls)
  * r14 points to the stack, as Go keeps its g there: cmp 0x10(%r14) must read something. */
 function call_repeatedly

@@ -1,37 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Measures what one hit of a kernel uprobe costs on this host, by class of the probed
- * instruction, on functions of its own. */
+/* Measures what one hit of a uprobe costs on this host, on functions of its own: in the kernel by
+ * class of the probed instruction, or in a userspace runtime. */
 #include "probe-cost.h"
 
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "fail.h"
 #include "mode.h"
+#include "probe-cost-parts.h"
+#include "probe-cost-result.h"
+#include "probe-cost-timing.h"
+#include "probe-cost-userspace.h"
 #include "probe-cost.skel.h"
 #include "uprobe_multi.h"
 
 const char program_name[] = "probe-cost";
 
-enum {
-	/* The median of many short slices: one that was disturbed does not count. */
-	SLICE_COUNT = 45,
-	SLICE_NS = 2 * 1000 * 1000,
-	WARM_UP_CALLS = 300,
-	/* A call without a probe takes nanoseconds: this many give a steady mean. */
-	UNPROBED_CALLS = 100000,
-	CALLS_LIMIT = 100 * 1000 * 1000,
-};
+enum { CALLS_LIMIT = 100 * 1000 * 1000 };
 
-void call_repeatedly(void (*function)(void), unsigned long calls);
 void code_emulated(void);
 void code_nop5(void);
 void code_single_stepped(void);
@@ -50,16 +45,6 @@ static const struct {
     [CLASS_RETURN] = {"return", code_return, site_return, 1},
 };
 
-struct result {
-	/* Before the probe is in: its breakpoint would show here. */
-	char instruction[16];
-	double unprobed_ns;
-	double ns_per_hit;
-	uint64_t hits;
-	uint64_t calls;
-	char error[160];
-};
-
 struct probes {
 	struct probe_cost_bpf *bpf;
 	enum attach_mode mode;
@@ -67,47 +52,11 @@ struct probes {
 	struct bpf_link *links[CLASS_COUNT];
 };
 
-/* This thread's CPU time, kernel included: a probe is paid for by the thread that hits it, and what
- * other processes take meanwhile is not its cost. */
-static uint64_t cpu_time_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static double ns_per_call(enum instruction_class which, unsigned long calls)
-{
-	uint64_t start_ns = cpu_time_ns();
-
-	call_repeatedly(classes[which].function, calls);
-	return (double)(cpu_time_ns() - start_ns) / (double)calls;
-}
-
-static int compare_doubles(const void *left, const void *right)
-{
-	double a = *(const double *)left, b = *(const double *)right;
-
-	return (a > b) - (a < b);
-}
-
-static double median(double *values, size_t count)
-{
-	qsort(values, count, sizeof(*values), compare_doubles);
-	return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
-}
-
 static void measure_unprobed(enum instruction_class which, struct result *result)
 {
-	double values[SLICE_COUNT];
-
 	for (unsigned int index = 0; index < classes[which].instruction_bytes; index++)
 		sprintf(result->instruction + 2 * index, "%02x", classes[which].site[index]);
-	ns_per_call(which, WARM_UP_CALLS);
-	for (size_t slice = 0; slice < SLICE_COUNT; slice++)
-		values[slice] = ns_per_call(which, UNPROBED_CALLS / SLICE_COUNT);
-	result->unprobed_ns = median(values, SLICE_COUNT);
+	result->unprobed_ns = timing_unprobed_ns(classes[which].function);
 }
 
 static void measure_probed(const struct probes *probes, enum instruction_class which,
@@ -116,40 +65,12 @@ static void measure_probed(const struct probes *probes, enum instruction_class w
 	/* The program writes here: the map lies in our memory. */
 	volatile __u64 *counted = &probes->bpf->bss->hits[which];
 	uint64_t hits_before = *counted;
-	double values[SLICE_COUNT];
-	double first_ns = ns_per_call(which, WARM_UP_CALLS);
-	unsigned long calls =
-	    wanted_calls ? wanted_calls / SLICE_COUNT : (unsigned long)(SLICE_NS / first_ns);
+	double probed_ns =
+	    timing_probed_ns(classes[which].function, wanted_calls, &result->calls);
 
-	calls = calls ? calls : 1;
-	for (size_t slice = 0; slice < SLICE_COUNT; slice++)
-		values[slice] = ns_per_call(which, calls);
-	result->calls = WARM_UP_CALLS + SLICE_COUNT * calls;
 	result->hits = *counted - hits_before;
-	result->ns_per_hit = median(values, SLICE_COUNT) - result->unprobed_ns;
-	if (result->hits != result->calls)
-		snprintf(result->error, sizeof(result->error),
-			 "%" PRIu64 " hits counted for %" PRIu64 " calls", result->hits,
-			 result->calls);
-}
-
-/* Where the code lies in the file this process runs, by its own memory map. */
-static int file_offset(const unsigned char *address, uint64_t *offset)
-{
-	unsigned long start, end, at;
-	bool found = false;
-	char line[512];
-	FILE *maps = fopen("/proc/self/maps", "re");
-
-	if (!maps)
-		return -1;
-	while (!found && fgets(line, sizeof(line), maps)) {
-		found = sscanf(line, "%lx-%lx %*s %lx", &start, &end, &at) == 3 &&
-			(unsigned long)address >= start && (unsigned long)address < end;
-	}
-	fclose(maps);
-	*offset = (unsigned long)address - start + at;
-	return found ? 0 : -1;
+	result->ns_per_hit = probed_ns - result->unprobed_ns;
+	result_check(result);
 }
 
 /* Puts one link on count classes from first on. */
@@ -179,7 +100,7 @@ static void attach(struct probes *probes, struct result *results)
 	bool multi = probes->mode == ATTACH_UPROBE_MULTI;
 
 	for (int which = 0; which < CLASS_COUNT; which++)
-		if (file_offset(classes[which].site, &offsets[which]))
+		if (timing_file_offset(classes[which].site, &offsets[which]))
 			snprintf(results[which].error, sizeof(results[which].error),
 				 "its place in /proc/self/maps was not found");
 	/* One link for all comes out in one go; where one class spoils it, each gets its own. */
@@ -227,6 +148,7 @@ static int load(struct probes *probes)
 	if (probes->mode == ATTACH_UPROBE_MULTI)
 		bpf_program__set_expected_attach_type(
 		    probes->bpf->progs.count_hit, (enum bpf_attach_type)UPROBE_MULTI_ATTACH_TYPE);
+	bpf_program__set_autoload(probes->bpf->progs.count_userspace_hit, false);
 	error = probe_cost_bpf__load(probes->bpf);
 	if (error == -EPERM)
 		return fail(FAIL_NO_PERMISSION,
@@ -240,21 +162,10 @@ static int load(struct probes *probes)
 	return 0;
 }
 
-static void print_result(const struct probes *probes, enum instruction_class which,
-			 const struct result *result)
+static int no_class_measured(void)
 {
-	printf("{\"class\":\"%s\",\"instruction\":\"%s\",\"ns_per_hit\":", classes[which].name,
-	       result->instruction);
-	if (result->error[0])
-		printf("null");
-	else
-		printf("%.1f", result->ns_per_hit);
-	printf(",\"hits\":%" PRIu64 ",\"calls\":%" PRIu64 ",\"attach\":\"%s\",\"error\":",
-	       result->hits, result->calls, attach_name(probes->mode));
-	if (result->error[0])
-		printf("\"%s\"}\n", result->error);
-	else
-		printf("null}\n");
+	fflush(stdout);
+	return fail(FAIL_ATTACH, "no class could be measured: see the errors above");
 }
 
 /* Returns 0 when at least one class could be measured. */
@@ -270,19 +181,37 @@ static int measure(struct probes *probes, unsigned long wanted_calls)
 		if (!results[which].error[0])
 			measure_probed(probes, which, wanted_calls, &results[which]);
 		measured += !results[which].error[0];
-		print_result(probes, which, &results[which]);
+		result_print(classes[which].name, attach_name(probes->mode), &results[which]);
 	}
-	if (measured)
-		return 0;
-	return fail(FAIL_ATTACH, "no class could be measured: see the errors above");
+	return measured ? 0 : no_class_measured();
 }
 
-static int parse(int argc, char **argv, unsigned long *calls, enum attach_mode *mode)
+struct options {
+	unsigned long calls; /* 0: as many as fit */
+	enum attach_mode attach;
+	bool userspace;
+	const char *preload;
+	const char *bpftime;
+};
+
+static const char help[] =
+    "usage: probe-cost [--hits N] [--attach auto|uprobe_multi|perf_event]\n"
+    "       probe-cost [--hits N] --userspace --preload LIBRARY --bpftime PROGRAM\n"
+    "\n"
+    "Prints one JSON line per class of probed instruction: the median cost of a kernel uprobe\n"
+    "hit in nanoseconds; with --userspace that of a hit in bpftime, by its library\n"
+    "libbpftime-syscall-server.so and its program bpftime, beside which its agent lies.\n"
+    "--hits N: calls per class (default: as many as fit into 0.1 s).";
+
+static int parse(int argc, char **argv, struct options *options)
 {
-	enum { HITS = 1, ATTACH, HELP };
+	enum { HITS = 1, ATTACH, USERSPACE, PRELOAD, BPFTIME, HELP };
 	static const struct option known[] = {
 	    {"hits", required_argument, NULL, HITS},
 	    {"attach", required_argument, NULL, ATTACH},
+	    {"userspace", no_argument, NULL, USERSPACE},
+	    {"preload", required_argument, NULL, PRELOAD},
+	    {"bpftime", required_argument, NULL, BPFTIME},
 	    {"help", no_argument, NULL, HELP},
 	    {NULL, 0, NULL, 0},
 	};
@@ -293,27 +222,29 @@ static int parse(int argc, char **argv, unsigned long *calls, enum attach_mode *
 	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		switch (option) {
 		case HITS:
-			*calls = strtoul(optarg, &end, 10);
-			if (*end || !*calls || *calls > CALLS_LIMIT)
+			options->calls = strtoul(optarg, &end, 10);
+			if (*end || !options->calls || options->calls > CALLS_LIMIT)
 				return fail(FAIL_USAGE, "--hits '%s' is not a count: give 1 to %d",
 					    optarg, CALLS_LIMIT);
 			break;
 		case ATTACH:
-			if (attach_parse(optarg, mode))
+			if (attach_parse(optarg, &options->attach))
 				return fail(FAIL_USAGE,
 					    "--attach '%s' is unknown: give auto, uprobe_multi or "
 					    "perf_event",
 					    optarg);
 			break;
+		case USERSPACE:
+			options->userspace = true;
+			break;
+		case PRELOAD:
+			options->preload = optarg;
+			break;
+		case BPFTIME:
+			options->bpftime = optarg;
+			break;
 		case HELP:
-			puts(
-			    "usage: probe-cost [--hits N] [--attach auto|uprobe_multi|perf_event]\n"
-			    "\n"
-			    "Prints one JSON line per class of probed instruction: the median cost "
-			    "of\n"
-			    "a kernel uprobe hit in nanoseconds. --hits N: calls per class "
-			    "(default:\n"
-			    "as many as fit into 0.1 s).");
+			puts(help);
 			return -1;
 		default:
 			return fail(FAIL_USAGE, "unknown or incomplete option %s: see --help",
@@ -322,20 +253,48 @@ static int parse(int argc, char **argv, unsigned long *calls, enum attach_mode *
 	}
 	if (optind < argc)
 		return fail(FAIL_USAGE, "unexpected argument '%s': see --help", argv[optind]);
+	if (options->userspace != (options->preload && options->bpftime) ||
+	    !options->preload != !options->bpftime)
+		return fail(FAIL_USAGE, "--userspace, --preload and --bpftime belong together: "
+					"give all or none");
 	return 0;
+}
+
+static int measure_in_kernel(const struct options *options)
+{
+	struct probes probes = {.multi_fds = {-1, -1, -1, -1}, .mode = options->attach};
+	int code = load(&probes);
+
+	if (!code)
+		code = measure(&probes, options->calls);
+	detach(&probes);
+	return code;
+}
+
+static int measure_in_userspace(const struct options *options)
+{
+	struct result result = {0};
+	int number = userspace_measure(options->preload, options->bpftime, options->calls, &result);
+
+	if (number) {
+		signal(number, SIG_DFL);
+		raise(number);
+	}
+	result_print("userspace", "bpftime", &result);
+	return result.error[0] ? no_class_measured() : 0;
 }
 
 int main(int argc, char **argv)
 {
-	struct probes probes = {.multi_fds = {-1, -1, -1, -1}, .mode = ATTACH_AUTO};
-	unsigned long calls = 0;
-	int code = parse(argc, argv, &calls, &probes.mode);
+	struct options options = {.attach = ATTACH_AUTO};
+	int code;
 
+	if (argc == 2 && !strcmp(argv[1], TARGET_ARGUMENT))
+		return target_run(CHILD_CHANNEL);
+	if (argc == 2 && !strcmp(argv[1], LOADER_ARGUMENT))
+		return loader_run(CHILD_CHANNEL);
+	code = parse(argc, argv, &options);
 	if (code)
 		return code < 0 ? 0 : code;
-	code = load(&probes);
-	if (!code)
-		code = measure(&probes, calls);
-	detach(&probes);
-	return code;
+	return options.userspace ? measure_in_userspace(&options) : measure_in_kernel(&options);
 }

@@ -20,13 +20,24 @@ enum site_kind {
 	SITE_TLS_WRITE_RET,
 	SITE_TLS_READ,
 	SITE_TLS_READ_RET,
+	SITE_KIND_COUNT,
 };
+
+/* The status that runtime.casgstatus gives to a goroutine which starts to run. */
+enum { GO_STATUS_RUNNING = 2 };
 
 enum counter {
 	COUNTER_TRACEPOINT_HITS,
 	COUNTER_EMITTED,
 	COUNTER_LOST,
 	COUNTER_LIMIT,
+};
+
+/* What is kept of a call of tls.Conn.Read or Write that has begun. */
+struct tls_call {
+	unsigned long long start_ns;
+	unsigned long long connection;
+	unsigned long long buffer;
 };
 
 enum event_source {

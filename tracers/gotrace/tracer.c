@@ -4,7 +4,6 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,20 +13,9 @@
 #include "gotrace.skel.h"
 #include "output.h"
 #include "uprobe_multi.h"
+#include "warning.h"
 
 static const char kernel_btf[] = "/sys/kernel/btf/vmlinux";
-
-/* libbpf tells a failure in many lines; the first one that warns names the cause. */
-static char first_warning[512];
-
-static int keep_first_warning(enum libbpf_print_level level, const char *format, va_list arguments)
-{
-	if (level == LIBBPF_WARN && !first_warning[0]) {
-		vsnprintf(first_warning, sizeof(first_warning), format, arguments);
-		first_warning[strcspn(first_warning, "\n")] = 0;
-	}
-	return 0;
-}
 
 static int load_failure(int error)
 {
@@ -42,7 +30,7 @@ static int load_failure(int error)
 	return fail(FAIL_LOAD,
 		    "the kernel refused the BPF programs (%s; %s): build gotrace on this host, "
 		    "Linux 5.15 or newer",
-		    reason, first_warning[0] ? first_warning : "no further word");
+		    reason, warning_first());
 }
 
 /* A file that was named is read here once more than needed, so that what is wrong with it is not
@@ -85,13 +73,22 @@ static int on_event(void *context, void *data, size_t bytes)
 	return 0;
 }
 
-static void configure(struct gotrace_bpf *bpf, enum attach_mode mode, const struct target *target,
-		      const struct binary *binary)
+/* Without all entries in view, a return does not know its call, or not its goroutine. */
+static bool any_entry_elsewhere(const struct options *options)
+{
+	return options->placements[SITE_CASGSTATUS] != PLACED_KERNEL ||
+	       options->placements[SITE_TLS_WRITE] != PLACED_KERNEL ||
+	       options->placements[SITE_TLS_READ] != PLACED_KERNEL;
+}
+
+static void configure(struct gotrace_bpf *bpf, const struct options *options, enum attach_mode mode,
+		      const struct target *target, const struct binary *binary)
 {
 	bpf->rodata->pidns_device = target->pidns_device;
 	bpf->rodata->pidns_inode = target->pidns_inode;
 	bpf->rodata->target_pid = target->pidns_pid;
 	bpf->rodata->goid_offset = binary->goid_offset;
+	bpf->rodata->entries_elsewhere = any_entry_elsewhere(options);
 	if (mode == ATTACH_NONE)
 		bpf_program__set_autoload(bpf->progs.on_site, false);
 	if (mode == ATTACH_UPROBE_MULTI)
@@ -107,14 +104,14 @@ int tracer_load(const struct options *options, enum attach_mode mode, const stru
 
 	memset(tracer, 0, sizeof(*tracer));
 	tracer->events_to_print = options->print_events;
-	libbpf_set_print(keep_first_warning);
+	warning_keep_first();
 	code = check_btf(options->btf_path);
 	if (code)
 		return code;
 	tracer->bpf = gotrace_bpf__open_opts(&open_options);
 	if (!tracer->bpf)
 		return load_failure(errno);
-	configure(tracer->bpf, mode, target, binary);
+	configure(tracer->bpf, options, mode, target, binary);
 	error = gotrace_bpf__load(tracer->bpf);
 	if (!error) {
 		tracer->ring =
