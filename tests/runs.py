@@ -18,6 +18,7 @@ from uplab.hostside import sums
 from uplab.hostside.histogram import encode
 
 UNTRACED = ("none", "none-again")
+USERSPACE = "userspace-uprobe"
 # What is left of the throughput, and what a request costs the server: of the size seen in reality.
 KEPT = {
     "none": 1.0,
@@ -36,7 +37,49 @@ HIT_COST = [
     ("nop5", "0f1f440000", 410.0),
     ("single-stepped", "4883ec28", 5200.0),
     ("return", "c3", 12300.5),
+    ("userspace", "4883ec28", 180.0),
 ]
+# Which sites a placement of a userspace mode moves there; the others stay in the kernel.
+PLACEMENTS = {"hybrid": ("casgstatus",), "hybrid-entries": ("casgstatus", "tls_write", "tls_read")}
+RUNTIME: dict[str, Any] = {"jit": True, "shm_mb": 50, "map_kind": "array", "bpftime_prefix": ""}
+RANGES: dict[str, dict[str, dict[str, float]]] = {
+    "https": {
+        "casgstatus": {"minimum": 2, "maximum": 60, "per_connection": 200},
+        "tls_write": {"minimum": 1, "maximum": 1, "per_connection": 5},
+        "tls_read": {"minimum": 1, "maximum": 2.1, "per_connection": 10},
+    },
+    "http": {
+        "casgstatus": {"minimum": 2, "maximum": 60, "per_connection": 200},
+        "tls_write": {"minimum": 0, "maximum": 0, "per_connection": 0},
+        "tls_read": {"minimum": 0, "maximum": 0, "per_connection": 0},
+    },
+}
+LOADS: dict[str, dict[str, Any]] = {
+    "closed": {
+        "name": "wrk",
+        "parameters": {"connections": 100, "duration_s": 10, "threads": 10},
+    },
+    "open": {
+        "name": "h2load",
+        "parameters": {
+            "connections": 10,
+            "duration_s": 10,
+            "rate_per_s": 1000,
+            "streams": 100,
+            "threads": 1,
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """How a synthetic userspace cell is traced; `suffix` stands in its name."""
+
+    placement: str = "hybrid"
+    loader: str = "syscall-server"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +89,9 @@ class Spec:
     `kept` overrides the share of throughput that a cell keeps (by cell id or by mode), `noise` is
     the standard deviation of ln(requests/s) within a block, `block_noise` that between blocks;
     `invalid` maps (cell id, block, attempt) to a reason; `flagged` likewise to a flag;
-    `unavailable` maps a mode to why it is not on this host.
+    `unavailable` maps a mode to why it is not on this host. `traced` are the ways in which
+    userspace is traced; `loop` is the load's, and `reached` the share of an open loop's rate that a
+    mode reaches.
     """
 
     servers: Sequence[str] = ("https", "http")
@@ -65,6 +110,9 @@ class Spec:
     histogram_buckets: int = 400
     sums: bool = True
     logs: bool = True
+    traced: Sequence[Traced] = (Traced(),)
+    loop: str = "closed"
+    reached: Mapping[str, float] = field(default_factory=dict)
 
 
 def make_run(directory: Path, spec: Spec | None = None, **changes: Any) -> Path:
@@ -110,10 +158,11 @@ def edit_json(path: Path, **changes: Any) -> None:
 def cells_of(spec: Spec) -> list[dict[str, Any]]:
     """The cells of a synthetic run, in the order of its matrix."""
     return [
-        _cell(server, mode, size)
+        _cell(server, mode, size, LOADS[spec.loop], traced)
         for server in spec.servers
         for size in spec.sizes
         for mode in spec.modes
+        for traced in (spec.traced if mode == USERSPACE else (None,))
     ]
 
 
@@ -151,6 +200,8 @@ def run_document(spec: Spec, trials: int) -> dict[str, Any]:
         "error": None,
         "trials_planned": trials,
         "provenance": "synthetic",
+        "loads": {LOADS[spec.loop]["name"]: {"loop": spec.loop}},
+        "declared": {cell["id"]: _declared(cell) for cell in cells_of(spec) if cell["tracer"]},
     }
 
 
@@ -181,19 +232,48 @@ def _attempts(spec: Spec, block: int) -> int:
     return min(rejected + 1, spec.max_attempts)
 
 
-def _cell(server: str, mode: str, size: int) -> dict[str, Any]:
+def _cell(
+    server: str, mode: str, size: int, load: Mapping[str, Any], traced: Traced | None
+) -> dict[str, Any]:
     tracer = None if mode in UNTRACED else "gotrace"
-    middle = f"{mode}-{tracer}" if tracer else mode
+    parts = [server, mode, tracer, traced and traced.placement, traced and traced.suffix]
     return {
-        "id": f"{server}-{middle}-{size}B",
+        "id": "-".join([*(part for part in parts if part), f"{size}B"]),
         "server": server,
         "mode": mode,
         "tracer": tracer,
         "body_bytes": size,
-        "load": "wrk",
-        "load_parameters": {"connections": 100, "duration_s": 10, "threads": 10},
-        "loader": None,
-        "placement": None,
+        "load": load["name"],
+        "load_parameters": load["parameters"],
+        "loader": traced and traced.loader,
+        "placement": traced and traced.placement,
+        "runtime": traced and {**RUNTIME, **traced.options},
+    }
+
+
+def _places(cell: Mapping[str, Any]) -> dict[str, str]:
+    """Where each site of a cell lies."""
+    names = SITES.get(cell["server"], SITES["http"])
+    if cell["mode"] == "tracer-only":
+        return dict.fromkeys(names, "untouched")
+    in_userspace = PLACEMENTS.get(cell["placement"] or "", ())
+    return {name: "userspace" if name in in_userspace else "kernel" for name in names}
+
+
+def _declared(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """As uplab/declared.py."""
+    nothing: dict[str, float] = {"minimum": 0, "maximum": 0, "per_connection": 0}
+    ranges = RANGES.get(cell["server"], RANGES["http"])
+    return {
+        "sites": [
+            {
+                "name": name,
+                "placement": place,
+                "range": nothing if place == "untouched" else ranges[name],
+            }
+            for name, place in _places(cell).items()
+        ],
+        "events": {"minimum": 1, "maximum": 1, "per_connection": 5},
     }
 
 
@@ -205,8 +285,9 @@ def _hit_cost(instruction_class: str, instruction: str, ns_per_hit: float) -> di
         "ns_per_hit": ns_per_hit,
         "hits": 1000,
         "calls": 1000,
-        "attach": "uprobe_multi",
+        "attach": "bpftime" if instruction_class == "userspace" else "uprobe_multi",
         "error": None,
+        **({"jit": True, "bpftime_prefix": ""} if instruction_class == "userspace" else {}),
     }
 
 
@@ -220,6 +301,10 @@ def _write_trial(
     directory.mkdir()
     kept = spec.kept.get(cell["id"], spec.kept.get(cell["mode"], KEPT[cell["mode"]]))
     rps = BASE_RPS.get(cell["server"], 50_000.0) * kept * pace
+    cpu_us = 22.6 / kept
+    if spec.loop == "open":
+        rps = LOADS["open"]["parameters"]["rate_per_s"] * spec.reached.get(cell["mode"], 1.0)
+        cpu_us /= pace
     key = (cell["id"], block, attempt)
     reason, flag = spec.invalid.get(key), spec.flagged.get(key)
     trial = {
@@ -238,9 +323,9 @@ def _write_trial(
             "load_elapsed_s": 12.07,
             "steps": [{"step": "fence", "duration_s": 0.002}],
         },
-        "load": _load(rps),
+        "load": _load(rps, 2.0 / kept / pace if spec.loop == "open" else 9.5),
         "warm_up": None,
-        "cpu": _cpu(rps, kept, cell["mode"]),
+        "cpu": _cpu(rps, cpu_us, cell["mode"]),
         "hits": _hits(cell, rps),
         "attestation": _attestation(cell),
         "answer": {"before": {"status": 200}, "after": {"status": 200}},
@@ -251,14 +336,14 @@ def _write_trial(
         },
     }
     write_json(directory / "trial.json", trial)
-    middle_us = max(50, int(1e6 * 100 / rps))
+    middle_us = max(50, int(1e6 * 100 / rps if spec.loop == "closed" else 200 / kept / pace))
     (directory / "load.hist").write_bytes(_histogram(middle_us, spec.histogram_buckets))
     if spec.logs:
         (directory / "load.txt").write_text(f"synthetic: {rps:.2f} requests/s\n", encoding="utf-8")
         (directory / "server.log").write_text("ready\n", encoding="utf-8")
 
 
-def _load(rps: float) -> dict[str, Any]:
+def _load(rps: float, slow: float) -> dict[str, Any]:
     requests = int(rps * 10.06)
     return {
         "requests": requests,
@@ -266,7 +351,14 @@ def _load(rps: float) -> dict[str, Any]:
         "requests_per_s": requests / 10.06,
         "read_bytes": requests * 130,
         "transfer_bytes_per_s": requests * 130 / 10.06,
-        "latency_us": {"min": 40, "avg": 2100.5, "max": 90_000, "p50": 1900, "p99": 9000},
+        "latency_us": {
+            "min": 40,
+            "avg": 2100.5,
+            "max": 90_000,
+            "p50": round(200 * slow),
+            "p90": round(400 * slow),
+            "p99": round(950 * slow),
+        },
         "socket_errors": {"connect": 0, "read": 0, "write": 0, "timeout": 0},
         "non_2xx_responses": 0,
         "histogram_count": int(requests * 1.2),
@@ -274,8 +366,7 @@ def _load(rps: float) -> dict[str, Any]:
     }
 
 
-def _cpu(rps: float, kept: float, mode: str) -> dict[str, Any]:
-    us_per_request = 22.6 / kept
+def _cpu(rps: float, us_per_request: float, mode: str) -> dict[str, Any]:
     return {
         "window_s": 10.1,
         "cores": 2,
@@ -296,7 +387,8 @@ def _cpu(rps: float, kept: float, mode: str) -> dict[str, Any]:
 def _hits(cell: dict[str, Any], rps: float) -> dict[str, Any] | None:
     if cell["tracer"] is None:
         return None
-    sites = {} if cell["mode"] == "tracer-only" else SITES.get(cell["server"], SITES["http"])
+    sites = SITES.get(cell["server"], SITES["http"])
+    places = _places(cell)
     requests = int(rps * 10.06)
     rows = [
         {
@@ -305,18 +397,21 @@ def _hits(cell: dict[str, Any], rps: float) -> dict[str, Any] | None:
             "at": "entry",
             "file": "/opt/uplab/current/servers/bin/server",
             "offset": 4096 + index,
+            "class": "single-stepped",
+            "placement": places[name],
             "hits": int(per_request * requests),
             "per_request": per_request,
         }
         for index, (name, per_request) in enumerate(sites.items())
+        if places[name] != "untouched"
     ]
     return {
-        "attach": "uprobe_multi" if sites else "none",
+        "attach": "uprobe_multi" if rows else "none",
         "sites": rows,
         "by_name": {
             row["name"]: {"hits": row["hits"], "per_request": row["per_request"]} for row in rows
         },
-        "events": {"emitted": requests, "received": requests, "lost": 0},
+        "events": {"emitted": requests, "received": requests, "lost": 0, "per_request": 1.0},
     }
 
 

@@ -1,9 +1,10 @@
 """What a run says: medians, paired differences, intervals, noise floor, verdicts. Pure functions.
 
-The sign, once and for everything here: `overhead_pct` is the share of throughput that a mode loses
-against `none`, so positive is slower. 100 * (1 - exp(mean of ln(rps(mode) / rps(none)))): 83 means
-that 17 % of the requests per second are left, -2 means 2 % more than without tracing. CPU goes the
-other way by nature: `cpu_extra_pct` and `cpu_extra_us` are positive when a request costs more.
+The sign, once and for everything here: positive is worse. Under a closed loop `overhead_pct` is the
+share of throughput that a mode loses against `none`, 100 * (1 - exp(mean of ln(rps(mode) /
+rps(none)))): 83 means that 17 % of the requests per second are left, -2 means 2 % more than without
+tracing. Under an open loop the load fixes the rate, so `overhead_pct` is how much more CPU a
+request costs the server: 83 means that 1.83 times the CPU goes.
 
 A pair is the two trials of one block, so what disturbs a whole block (a warm CPU, a neighbour)
 cancels. A figure that cannot be had is None.
@@ -13,68 +14,41 @@ from __future__ import annotations
 
 import json
 import statistics
-import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import expm1, inf, isfinite, log, log1p, sqrt
-from typing import TYPE_CHECKING
+from math import isfinite, log
 
-from uplab.results import Cell, HitCost, PlannedCell, Run, Trial
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from uplab.conservation import Balance, balances, placements
+from uplab.estimates import (
+    LOST,
+    MORE,
+    Estimate,
+    Scale,
+    Spread,
+    difference,
+    median,
+    noise_floor_pct,
+    overhead,
+    spread,
+    verdict,
+)
+from uplab.hostside.judge import LEAST_RATE, RATE
+from uplab.reconcile import Reconciliation, reconcile
+from uplab.results import Cell, PlannedCell, Run, Trial
 
 BASELINE = "none"
 CONTROL = "none-again"
+TRACER_ONLY = "tracer-only"
 # The order in which a reader meets the modes; others follow by name.
-MODE_ORDER = (BASELINE, CONTROL, "tracer-only", "kernel-uprobe", "userspace-uprobe", "as-shipped")
+MODE_ORDER = (BASELINE, CONTROL, TRACER_ONLY, "kernel-uprobe", "userspace-uprobe", "as-shipped")
 #: How much the evidence of a trial says, from all to least (see uplab/hostside/attest.py).
 GRADES = ("proven", "sites only", "links only")
 
-CONFIDENCE = 0.95
-# Two values have a standard error but an interval 12.7 of them wide: below three, no interval.
-LEAST_FOR_INTERVAL = 3
-LEAST_FOR_BOOTSTRAP = 10
-RESAMPLES = 10_000
-
-INSIDE = "inside the noise floor"
-ABOVE = "above the noise floor"
-UNCLEAR = "above the noise floor, but its interval includes 0"
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95 % interval; `low` is never above `high`."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A paired difference over `n` blocks: the estimate and, from n = 3, its t interval.
-
-    From n = 10 also the median over the blocks and its BCa bootstrap interval.
-    """
-
-    n: int
-    value: float
-    interval: Interval | None
-    median: float | None = None
-    median_interval: Interval | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How far the trials of a cell lie apart; `cv_pct` from two trials."""
-
-    cv_pct: float | None
-    least: float
-    most: float
+CLOSED, OPEN = "closed", "open"
+#: Of an open loop also compared: what its requests waited.
+LATENCIES = ("p50", "p90", "p99")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +58,8 @@ class CellSummary:
     `trials` counts every trial ever made of the cell, `rejected` the invalid ones among them.
     `overhead_with_rejected_pct` is the same estimate from every pair, valid or not, of every
     attempt (averaged within a block first): how much the rejections move the result.
+    `latency_extra_pct` compares percentiles and is of open loops alone; `short_of_rate` counts the
+    trials in which such a load fell short of its rate. `placements` says where each site lay.
     """
 
     cell: Cell
@@ -98,12 +74,17 @@ class CellSummary:
     overhead_with_rejected_pct: Estimate | None
     verdict: str | None
     cpu_us_per_request: float | None
+    cpu_spread: Spread | None
     cpu_extra_pct: Estimate | None
     cpu_extra_us: Estimate | None
-    cpu_expected_us: float | None
+    latency_extra_pct: Mapping[str, Estimate]
+    short_of_rate: int
     hits_per_request: float | None
     hits_per_request_by_name: Mapping[str, float]
     events_lost: int | None
+    placements: Mapping[str, str]
+    balances: tuple[Balance, ...]
+    reconciliation: Reconciliation | None
 
     @property
     def n(self) -> int:
@@ -127,8 +108,8 @@ class CellSummary:
 class Group:
     """All cells of one server, body size and load: what may be compared with each other.
 
-    `noise_floor_pct` is the larger bound of the interval of none-again against none, as throughput
-    lost (see noise_floor_pct()).
+    `noise_floor_pct` is the larger bound of the interval of none-again against none, as an overhead
+    of the group's loop (see noise_floor_pct()).
     """
 
     server: str
@@ -137,6 +118,22 @@ class Group:
     load_parameters: Mapping[str, object]
     cells: tuple[CellSummary, ...]
     noise_floor_pct: float | None
+    loop: str = CLOSED
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the load asks at a fixed rate, whether answers come or not."""
+        return self.loop == OPEN
+
+    @property
+    def scale(self) -> Scale:
+        """How an overhead of this group is to be read."""
+        return _FIGURES[self.loop][1]
+
+    @property
+    def asked_per_s(self) -> float | None:
+        """The rate that an open loop asks for; None where it is not known, or there is none."""
+        return asked_per_s(self.load_parameters) if self.is_open else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,131 +198,31 @@ def cpu_us_of(trial: Trial) -> float | None:
     return _positive(trial.cpu.server_us_per_request if trial.cpu else None)
 
 
+def latency_us_of(name: str) -> Figure:
+    """One percentile of a trial's latency, in microseconds."""
+    return lambda trial: _positive(trial.load.latency_us.get(name) if trial.load else None)
+
+
+def asked_per_s(load_parameters: Mapping[str, object]) -> float | None:
+    """The rate among a load's parameters; None where it has none."""
+    rate = load_parameters.get(RATE)
+    known = isinstance(rate, int | float) and not isinstance(rate, bool)
+    return _positive(float(rate)) if known and isinstance(rate, int | float) else None
+
+
+def fell_short(trial: Trial) -> bool:
+    """Whether an open loop reached less of its rate than it must."""
+    asked, reached = asked_per_s(trial.cell.load_parameters), rps_of(trial)
+    return asked is not None and (reached or 0) < LEAST_RATE * asked
+
+
 def _positive(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) and value > 0 else None
 
 
-# -------------------------------------------------------------------------------------- estimates
-
-
-def overhead(log_ratios: Sequence[float], seed: Sequence[int] | None = None) -> Estimate | None:
-    """The throughput lost, in percent, from ln(rps(mode) / rps(none)) of each block.
-
-    In: one log ratio per block; a seed where median and bootstrap are wanted too (from n = 10).
-    Out: the estimate, in which positive is slower; None without a block.
-    """
-    return _estimate(log_ratios, lambda mean: 100 * -_expm1(mean), seed)
-
-
-def extra(log_ratios: Sequence[float]) -> Estimate | None:
-    """How much more, in percent, from ln(cost(mode) / cost(none)) of each block."""
-    return _estimate(log_ratios, lambda mean: 100 * _expm1(mean), None)
-
-
-def difference(differences: Sequence[float]) -> Estimate | None:
-    """The mean of paired differences, in their own unit."""
-    return _estimate(differences, lambda mean: mean, None)
-
-
-def _expm1(value: float) -> float:
-    # e**700 is near the largest number there is; beyond it only a forged run can lie.
-    return expm1(min(value, 700.0))
-
-
-def _estimate(
-    values: Sequence[float], back: Callable[[float], float], seed: Sequence[int] | None
-) -> Estimate | None:
-    n = len(values)
-    if n == 0:
-        return None
-    mean = statistics.fmean(values)
-    interval = median = median_interval = None
-    if n >= LEAST_FOR_INTERVAL:
-        half = half_width(n, statistics.stdev(values, mean))
-        interval = _ordered(back(mean - half), back(mean + half))
-    if n >= LEAST_FOR_BOOTSTRAP and seed is not None:
-        median = back(statistics.median(values))
-        bounds = bca_of_median(values, seed)
-        median_interval = _ordered(back(bounds.low), back(bounds.high)) if bounds else None
-    return Estimate(n, back(mean), interval, median, median_interval)
-
-
-def half_width(n: int, standard_deviation: float) -> float:
-    """Half the width of the 95 % Student-t interval of a mean of n values, in their unit."""
-    return _t_quantile(n - 1) * standard_deviation / sqrt(n)
-
-
-@cache
-def _t_quantile(degrees: int) -> float:
-    # scipy.stats.t.ppf computes exactly this; importing scipy.stats takes ten times as long.
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
-
-
-def bca_of_median(values: Sequence[float], seed: Sequence[int]) -> Interval | None:
-    """The BCa bootstrap interval of the median; None where the values are too alike for one."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    def median(samples: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        # np.median by its definition; sorting is twice as fast as its partitioning.
-        ordered = np.sort(samples, axis=axis)
-        last = samples.shape[axis] - 1
-        low, high = (np.take(ordered, at, axis=axis) for at in (last // 2, last - last // 2))
-        middle: NDArray[np.float64] = (low + high) / 2
-        return middle
-
-    with warnings.catch_warnings():
-        # Values too alike make scipy warn and return nan: to us that is "no interval".
-        warnings.simplefilter("ignore")
-        result = bootstrap(
-            (np.asarray(values, dtype=np.float64),),
-            median,
-            n_resamples=RESAMPLES,
-            confidence_level=CONFIDENCE,
-            method="BCa",
-            vectorized=True,
-            rng=np.random.default_rng(list(seed)),
-        )
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    return Interval(low, high) if isfinite(low) and isfinite(high) else None
-
-
-def _ordered(one: float, other: float) -> Interval:
-    return Interval(min(one, other), max(one, other))
-
-
-def noise_floor_pct(control: Estimate | None) -> float | None:
-    """The throughput lost that none-again's interval against none just reaches; None without one.
-
-    The larger bound is taken on the scale of the logarithms, where half as fast and twice as fast
-    lie equally far from equal. In percent lost they would be 50 and -100, and a floor of 100 would
-    be one that no loss can rise above.
-    """
-    if control is None or control.interval is None:
-        return None
-    bounds = (_log_ratio(control.interval.low), _log_ratio(control.interval.high))
-    return 100 * -_expm1(-max(map(abs, bounds)))
-
-
-def faster_pct(lost_pct: float) -> float:
-    """How much faster is as far from equal as `lost_pct` slower: 50 % slower, 100 % faster."""
-    return 100 * _expm1(abs(_log_ratio(lost_pct)))
-
-
-def verdict(estimate: Estimate | None, floor_pct: float | None) -> str | None:
-    """Whether an overhead is a difference; None where there is no interval or no noise floor."""
-    if estimate is None or estimate.interval is None or floor_pct is None:
-        return None
-    if abs(_log_ratio(estimate.value)) <= abs(_log_ratio(floor_pct)):
-        return INSIDE
-    return UNCLEAR if estimate.interval.low <= 0 <= estimate.interval.high else ABOVE
-
-
-def _log_ratio(lost_pct: float) -> float:
-    """ln(rps(mode) / rps(none)) of a share of throughput lost; below any number for all of it."""
-    return log1p(-lost_pct / 100) if lost_pct < 100 else -inf
+Figure = Callable[[Trial], float | None]
+#: The figure that an overhead is made of, by the load's loop, and how it is shown.
+_FIGURES: dict[str, tuple[Figure, Scale]] = {CLOSED: (rps_of, LOST), OPEN: (cpu_us_of, MORE)}
 
 
 # ------------------------------------------------------------------------------------------- cells
@@ -357,24 +254,45 @@ def _group(
     run: Run,
 ) -> Group:
     ordered = sorted(planned, key=_mode_rank)
+    first = ordered[0].cell
+    loop = run.loops.get(first.load, CLOSED)
+    figure, scale = _FIGURES[loop]
     trials = {cell.cell.cell_id: by_cell.get(cell.cell.cell_id, ()) for cell in ordered}
     baseline = _first_of_mode(ordered, trials, BASELINE)
     control = _first_of_mode(ordered, trials, CONTROL)
-    floor = noise_floor_pct(
-        overhead(list(_log_ratios(_counted(control, chosen), _counted(baseline, chosen), rps_of)))
-    )
-    first = ordered[0].cell
+    ratios = _log_ratios(_counted(control, chosen), _counted(baseline, chosen), figure)
+    floor = noise_floor_pct(overhead(list(ratios), scale=scale), scale)
+    tracer_only = {
+        cell.cell.tracer: _counted(trials[cell.cell.cell_id], chosen)
+        for cell in reversed(ordered)
+        if cell.cell.mode == TRACER_ONLY
+    }
+    comparison = _Comparison(loop, baseline, tracer_only, chosen, floor, run)
     return Group(
         server=first.server,
         body_bytes=first.body_bytes,
         load=first.load,
         load_parameters=first.load_parameters,
-        cells=tuple(
-            _summary(cell, trials[cell.cell.cell_id], baseline, chosen, floor, run)
-            for cell in ordered
-        ),
+        cells=tuple(_summary(cell, trials[cell.cell.cell_id], comparison) for cell in ordered),
         noise_floor_pct=floor,
+        loop=loop,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """What the cells of a group are held against.
+
+    `baseline` holds all trials of `none`, `tracer_only` those that count, by tracer; `chosen` names
+    the trials of the attempts that count.
+    """
+
+    loop: str
+    baseline: Sequence[Trial]
+    tracer_only: Mapping[str | None, Sequence[Trial]]
+    chosen: set[str]
+    floor_pct: float | None
+    run: Run
 
 
 def _first_of_mode(
@@ -390,62 +308,82 @@ def _counted(trials: Iterable[Trial], chosen: set[str]) -> list[Trial]:
     return [trial for trial in trials if trial.valid and trial.name in chosen]
 
 
-def _summary(
-    planned: PlannedCell,
-    trials: Sequence[Trial],
-    all_baseline: Sequence[Trial],
-    chosen: set[str],
-    floor_pct: float | None,
-    run: Run,
-) -> CellSummary:
-    counted = _counted(trials, chosen)
-    baseline = _counted(all_baseline, chosen)
-    compared = planned.cell.mode != BASELINE
-    seed = (run.seed, zlib.crc32(planned.cell.cell_id.encode("utf-8", "replace")))
-    rates = _figures(counted, rps_of)
-    estimate = overhead(list(_log_ratios(counted, baseline, rps_of)), seed) if compared else None
+def _summary(planned: PlannedCell, trials: Sequence[Trial], comparison: _Comparison) -> CellSummary:
+    cell, run = planned.cell, comparison.run
+    figure, scale = _FIGURES[comparison.loop]
+    counted = _counted(trials, comparison.chosen)
+    baseline = _counted(comparison.baseline, comparison.chosen)
+    compared = cell.mode != BASELINE
+    seed = (run.seed, zlib.crc32(cell.cell_id.encode("utf-8", "replace")))
+    rates, cpu_us = _figures(counted, rps_of), _figures(counted, cpu_us_of)
+    cpu_ratios = list(_log_ratios(counted, baseline, cpu_us_of))
+    estimate = (
+        overhead(list(_log_ratios(counted, baseline, figure)), seed, scale) if compared else None
+    )
+    is_open = comparison.loop == OPEN
+    declared = run.declared.get(cell.cell_id)
     return CellSummary(
-        cell=planned.cell,
+        cell=cell,
         status=planned.status,
         unavailable_reason=planned.reason,
         trials=len(trials),
         rejected=sum(1 for trial in trials if not trial.valid),
         counted=tuple(counted),
-        requests_per_s=_median(rates),
-        spread=_spread(rates),
+        requests_per_s=median(rates),
+        spread=spread(rates),
         overhead_pct=estimate,
-        overhead_with_rejected_pct=_with_rejected(trials, all_baseline) if compared else None,
-        verdict=verdict(estimate, floor_pct) if planned.cell.mode != CONTROL else None,
-        cpu_us_per_request=_median(_figures(counted, cpu_us_of)),
-        cpu_extra_pct=extra(list(_log_ratios(counted, baseline, cpu_us_of))) if compared else None,
+        overhead_with_rejected_pct=_with_rejected(trials, comparison) if compared else None,
+        verdict=(verdict(estimate, comparison.floor_pct, scale) if cell.mode != CONTROL else None),
+        cpu_us_per_request=median(cpu_us),
+        cpu_spread=spread(cpu_us),
+        cpu_extra_pct=overhead(cpu_ratios, scale=MORE) if compared else None,
         cpu_extra_us=difference(_differences(counted, baseline)) if compared else None,
-        cpu_expected_us=_median(_figures(counted, lambda trial: expected_us(trial, run.hit_costs))),
-        hits_per_request=_median(_figures(counted, hits_per_request)),
+        latency_extra_pct=_latency_extra(counted, baseline) if compared and is_open else {},
+        short_of_rate=sum(map(fell_short, counted)) if is_open else 0,
+        hits_per_request=median(_figures(counted, hits_per_request)),
         hits_per_request_by_name=_hits_by_name(counted),
         events_lost=_events_lost(counted),
+        placements=placements(counted, declared),
+        balances=balances(trials, counted, declared),
+        reconciliation=_reconciliation(counted, baseline, comparison),
     )
 
 
-def _figures(trials: Iterable[Trial], figure: Callable[[Trial], float | None]) -> list[float]:
+def _latency_extra(counted: Sequence[Trial], baseline: Sequence[Trial]) -> dict[str, Estimate]:
+    """How much longer requests took than with none, in percent, by percentile."""
+    found = {}
+    for name in LATENCIES:
+        ratios = list(_log_ratios(counted, baseline, latency_us_of(name)))
+        estimate = overhead(ratios, scale=MORE)
+        if estimate is not None:
+            found[name] = estimate
+    return found
+
+
+def _reconciliation(
+    counted: Sequence[Trial], baseline: Sequence[Trial], comparison: _Comparison
+) -> Reconciliation | None:
+    """Against the same tracer without its probes where a block holds both, else against none."""
+    tracer = counted[0].cell.tracer if counted else None
+    beside = {
+        TRACER_ONLY: comparison.tracer_only.get(tracer, ()),
+        BASELINE: baseline,
+    }
+    for against, others in beside.items():
+        extra_us = difference(_differences(counted, others))
+        if extra_us is not None:
+            return reconcile(counted, comparison.run.hit_costs, extra_us, against)
+    return reconcile(counted, comparison.run.hit_costs, None, None)
+
+
+def _figures(trials: Iterable[Trial], figure: Figure) -> list[float]:
     return [value for value in map(figure, trials) if value is not None]
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
-def _spread(values: Sequence[float]) -> Spread | None:
-    if not values:
-        return None
-    several = len(values) > 1
-    cv_pct = 100 * statistics.stdev(values) / statistics.fmean(values) if several else None
-    return Spread(cv_pct=cv_pct, least=min(values), most=max(values))
 
 
 def _log_ratios(
     trials: Iterable[Trial],
     baseline: Iterable[Trial],
-    figure: Callable[[Trial], float | None],
+    figure: Figure,
 ) -> Iterable[float]:
     """ln(figure(mode) / figure(none)) of every block that has both."""
     return (log(mine) - log(none) for mine, none in _pairs(trials, baseline, figure))
@@ -458,7 +396,7 @@ def _differences(trials: Iterable[Trial], baseline: Iterable[Trial]) -> list[flo
 def _pairs(
     trials: Iterable[Trial],
     baseline: Iterable[Trial],
-    figure: Callable[[Trial], float | None],
+    figure: Figure,
 ) -> Iterable[tuple[float, float]]:
     """The two figures of each block and attempt that has both."""
     none_by_pass = {(trial.block, trial.attempt): figure(trial) for trial in baseline}
@@ -468,20 +406,21 @@ def _pairs(
             yield mine, none
 
 
-def _with_rejected(trials: Iterable[Trial], baseline: Iterable[Trial]) -> Estimate | None:
+def _with_rejected(trials: Iterable[Trial], comparison: _Comparison) -> Estimate | None:
     """The overhead from every attempt, valid or not; the attempts of a block are one value."""
+    figure, scale = _FIGURES[comparison.loop]
     none_by_block: dict[int, list[Trial]] = defaultdict(list)
-    for trial in baseline:
+    for trial in comparison.baseline:
         none_by_block[trial.block].append(trial)
     by_block: dict[int, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_block[trial.block].append(trial)
     means = []
     for block, mine in sorted(by_block.items()):
-        ratios = list(_log_ratios(mine, none_by_block[block], rps_of))
+        ratios = list(_log_ratios(mine, none_by_block[block], figure))
         if ratios:
             means.append(statistics.fmean(ratios))
-    return overhead(means)
+    return overhead(means, scale=scale)
 
 
 # -------------------------------------------------------------------------------------------- hits
@@ -494,37 +433,6 @@ def hits_per_request(trial: Trial) -> float | None:
     figures = list(trial.hits.per_request_by_name.values())
     known = [value for value in figures if value is not None]
     return sum(known) if len(known) == len(figures) else None
-
-
-def expected_us(trial: Trial, costs: Iterable[HitCost]) -> float | None:
-    """What the hits of a request should cost: hits per request times this host's cost per hit.
-
-    In microseconds. None where no site was hit, and unless every site that was hit names its class
-    of instruction and that class was measured: a sum over some sites would look like a saving.
-    """
-    if trial.hits is None or not trial.hits.sites:
-        return None
-    ns_by_class = _ns_by_class(costs, trial.cell.tracer)
-    if not any(site.hits_per_request for site in trial.hits.sites):
-        return None
-    total_ns = 0.0
-    for site in trial.hits.sites:
-        if site.hits_per_request == 0:
-            continue
-        ns_per_hit = ns_by_class.get(site.instruction_class or "")
-        if site.hits_per_request is None or ns_per_hit is None:
-            return None
-        total_ns += site.hits_per_request * ns_per_hit
-    return total_ns / 1000
-
-
-def _ns_by_class(costs: Iterable[HitCost], tracer: str | None) -> dict[str, float]:
-    """Nanoseconds per hit of each class; several instructions of one class count as their mean."""
-    measured: dict[str, list[float]] = defaultdict(list)
-    for cost in costs:
-        if cost.tracer == tracer and cost.ns_per_hit is not None and cost.error is None:
-            measured[cost.instruction_class].append(cost.ns_per_hit)
-    return {name: statistics.fmean(values) for name, values in measured.items()}
 
 
 def _hits_by_name(trials: Sequence[Trial]) -> dict[str, float]:

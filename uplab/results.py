@@ -19,6 +19,7 @@ from typing import Any
 from uplab.checksums import SUMS_FILE, differences_of, list_files
 from uplab.errors import GateError, UsageError
 from uplab.fields import Fields
+from uplab.hostside.spec import HitsRule
 
 __all__ = ["Cell", "Run", "Trial", "load", "newest", "trial_directory"]
 
@@ -29,6 +30,9 @@ NAMED_AT_MOST = 20
 # Outcomes of a run that is not over or was cut off: no SHA256SUMS yet is what one expects there.
 UNFINISHED = ("running", "interrupted", "failed")
 OUTCOMES = ("complete", *UNFINISHED)
+# What a cost in userspace depends on, beside the tracer.
+COST_OPTIONS = ("jit", "bpftime_prefix")
+LOOPS = ("closed", "open")
 CELL_STATUSES = ("available", "not available here", "not applicable")
 
 _TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,250}")
@@ -39,7 +43,10 @@ _TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,250}")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination of server, mode, tracer, body size and load (see DESIGN: cell)."""
+    """One combination of server, mode, tracer, body size and load, and how userspace was traced.
+
+    `runtime` holds the options of the userspace runtime by name; empty where there is none.
+    """
 
     cell_id: str
     server: str
@@ -50,6 +57,7 @@ class Cell:
     load_parameters: Mapping[str, Any]
     loader: str | None
     placement: Any
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +70,41 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredSite:
+    """What the tracer's adapter says of a site in one cell: its placement, and its range of hits.
+
+    `rule` is None where no range is declared for the server.
+    """
+
+    placement: str | None
+    rule: HitsRule | None
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the adapters declare for a cell: its sites in their order, and its events."""
+
+    sites: Mapping[str, DeclaredSite]
+    events: HitsRule | None
+
+
+@dataclass(frozen=True, slots=True)
 class HitCost:
-    """What one probe hit costs on this host for one class of instruction."""
+    """What one probe hit costs on this host: by class of instruction, or in userspace.
+
+    `instruction_class` is None where the measurement failed as a whole. `runtime` holds what a cost
+    in userspace depends on: `jit` and `bpftime_prefix`, as the cells name them.
+    """
 
     tracer: str | None
-    instruction_class: str
+    instruction_class: str | None
     instruction: str | None
     ns_per_hit: float | None
     hits: int | None
     calls: int | None
     attach: str | None
     error: str | None
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +150,16 @@ class Site:
     instruction_class: str | None
     hits: int | None
     hits_per_request: float | None
+    placement: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """The tracer's own counters over the measured part of one trial."""
+    """The tracer's own counters over the measured part of one trial.
+
+    `warm_up_requests` are the requests that belong to them where the kernel counted instead, in
+    the warm-up; `elsewhere` says that some of them may be of other processes.
+    """
 
     attach: str | None
     sites: tuple[Site, ...]
@@ -130,6 +167,9 @@ class Hits:
     events_emitted: int | None
     events_received: int | None
     events_lost: int | None
+    by_name: Mapping[str, int | None] = field(default_factory=dict)
+    warm_up_requests: int | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +208,8 @@ class Run:
     """A run directory.
 
     `verified` says that every byte matches SHA256SUMS; where it is False, `not_verified_because`
-    holds why, one line each.
+    holds why, one line each. `loops` says of each load whether it is `closed` or `open`, `declared`
+    what holds for each traced cell; a run of an earlier uplab says neither.
     """
 
     path: Path
@@ -197,6 +238,8 @@ class Run:
     fingerprint_before: Mapping[str, Any] = field(default_factory=dict)
     fingerprint_after: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
+    loops: Mapping[str, str] = field(default_factory=dict)
+    declared: Mapping[str, Declared] = field(default_factory=dict)
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -309,6 +352,12 @@ def _run(fields: Fields, run_dir: Path) -> Run:
         error=fields.optional_text("error"),
         trials_planned=fields.optional_whole("trials_planned"),
         provenance=fields.text("provenance"),
+        loops={
+            name: part.one_of("loop", LOOPS) for name, part in fields.parts_by_name("loads").items()
+        },
+        declared={
+            cell_id: _declared(part) for cell_id, part in fields.parts_by_name("declared").items()
+        },
     )
 
 
@@ -331,19 +380,45 @@ def _cell(fields: Fields) -> Cell:
         load_parameters=fields.mapping("load_parameters"),
         loader=fields.optional_text("loader"),
         placement=fields.anything("placement"),
+        runtime=fields.mapping("runtime"),
     )
+
+
+def _declared(fields: Fields) -> Declared:
+    return Declared(
+        sites={
+            part.text("name"): DeclaredSite(
+                placement=part.optional_text("placement"), rule=part.maybe("range", _rule)
+            )
+            for part in fields.parts("sites")
+        },
+        events=fields.maybe("events", _rule),
+    )
+
+
+def _rule(fields: Fields) -> HitsRule:
+    least, most = fields.figure("minimum"), fields.figure("maximum")
+    if least is None or most is None or not 0 <= least <= most:
+        raise fields.wrong("minimum", "a number from 0 to `maximum`")
+    each = fields.figure("per_connection") or 0.0
+    if each < 0:
+        raise fields.wrong("per_connection", "a number of at least 0")
+    return HitsRule(minimum=least, maximum=most, per_connection=each)
 
 
 def _hit_cost(fields: Fields) -> HitCost:
     return HitCost(
         tracer=fields.optional_text("tracer"),
-        instruction_class=fields.text("class"),
+        instruction_class=fields.optional_text("class"),
         instruction=fields.optional_text("instruction"),
         ns_per_hit=fields.figure("ns_per_hit"),
         hits=fields.optional_whole("hits"),
         calls=fields.optional_whole("calls"),
         attach=fields.optional_text("attach"),
         error=fields.optional_text("error"),
+        runtime={
+            name: value for name in COST_OPTIONS if (value := fields.anything(name)) is not None
+        },
     )
 
 
@@ -450,17 +525,33 @@ def _cpu(fields: Fields) -> Cpu:
 
 def _hits(fields: Fields) -> Hits:
     events = fields.part_or_empty("events")
+    sites = tuple(_site(part) for part in fields.parts("sites"))
+    by_name = fields.parts_by_name("by_name")
+    if fields.optional_text("counted") is not None:
+        # What lies in userspace the kernel does not run: that it counted nothing is no 0.
+        sites = tuple(
+            replace(site, **_UNCOUNTED) if _in_userspace(site) else site for site in sites
+        )
+        for site in filter(_in_userspace, sites):
+            by_name.pop(site.name, None)
     return Hits(
         attach=fields.optional_text("attach"),
-        sites=tuple(_site(part) for part in fields.parts("sites")),
-        per_request_by_name={
-            name: part.figure("per_request")
-            for name, part in fields.parts_by_name("by_name").items()
-        },
+        sites=sites,
+        per_request_by_name={name: part.figure("per_request") for name, part in by_name.items()},
         events_emitted=events.optional_whole("emitted"),
         events_received=events.optional_whole("received"),
         events_lost=events.optional_whole("lost"),
+        by_name={name: part.optional_whole("hits") for name, part in by_name.items()},
+        warm_up_requests=fields.optional_whole("warm_up_requests"),
+        elsewhere=fields.anything("elsewhere") is True,
     )
+
+
+_UNCOUNTED: dict[str, Any] = {"hits": None, "hits_per_request": None}
+
+
+def _in_userspace(site: Site) -> bool:
+    return site.placement == "userspace"
 
 
 def _site(fields: Fields) -> Site:
@@ -470,4 +561,5 @@ def _site(fields: Fields) -> Site:
         instruction_class=fields.optional_text("class"),
         hits=fields.optional_whole("hits"),
         hits_per_request=fields.figure("per_request"),
+        placement=fields.optional_text("placement"),
     )

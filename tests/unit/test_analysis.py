@@ -1,128 +1,21 @@
-"""The statistics, against hand-made runs and against simulations with a known truth."""
+"""What a run says: which trials count, pairs, groups, against hand-made and synthetic runs."""
 
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
+from tests.handmade import blocks_of, cell, hits_of, run_of, trial
 from tests.runs import Spec, cells_of, edit_json, make_run
 from uplab import analysis, results
-from uplab.analysis import (
-    ABOVE,
-    INSIDE,
-    UNCLEAR,
-    CellSummary,
-    Estimate,
-    Group,
-    Interval,
-    analyse,
-    noise_floor_pct,
-    overhead,
-    verdict,
-)
-from uplab.results import Cell, Cpu, HitCost, Hits, Load, PlannedCell, Run, Site, Trial
-
-SIMULATIONS = 2_000
-
-
-# ------------------------------------------------------------------------------- runs made by hand
-
-
-def cell(mode: str, server: str = "https", **changes: Any) -> Cell:
-    tracer = None if mode in ("none", "none-again") else "gotrace"
-    return Cell(
-        cell_id=f"{server}-{mode}-{changes.get('body_bytes', 12)}B",
-        server=server,
-        mode=mode,
-        tracer=tracer,
-        body_bytes=changes.get("body_bytes", 12),
-        load="wrk",
-        load_parameters=changes.get("load_parameters", {"threads": 10}),
-        loader=None,
-        placement=None,
-    )
-
-
-def trial(
-    number: int,
-    of: Cell,
-    block: int,
-    rps: float | None,
-    *,
-    attempt: int = 1,
-    valid: bool = True,
-    cpu_us: float | None = None,
-    hits: Hits | None = None,
-) -> Trial:
-    return Trial(
-        name=f"{number:04d}",
-        number=number,
-        block=block,
-        attempt=attempt,
-        position=None,
-        cell=of,
-        started_utc=None,
-        started_monotonic_ns=None,
-        wall_s=None,
-        load_elapsed_s=None,
-        load=Load(None, None, rps, None, None, {}, {}, None, None, ()),
-        cpu=Cpu(None, None, None, cpu_us, *[None] * 8),
-        hits=hits,
-        attestation_grade=None,
-        valid=valid,
-        reasons=(),
-        flags=(),
-    )
-
-
-def run_of(trials: list[Trial], cells: list[Cell] | None = None, **changes: Any) -> Run:
-    if cells is None:
-        cells = list({t.cell.cell_id: t.cell for t in trials}.values())
-    fields: dict[str, Any] = {
-        "path": Path("run"),
-        "verified": True,
-        "not_verified_because": (),
-        "run_id": "r",
-        "host": "local",
-        "matrix_name": "m",
-        "matrix_source": None,
-        "matrix_sha256": None,
-        "matrix": {},
-        "seed": 7,
-        "blocks": 1,
-        "plan_sha256": "",
-        "uplab_version": "0",
-        "pins": {},
-        "artifacts": {},
-        "cells": tuple(PlannedCell(c, "available", None) for c in cells),
-        "hit_costs": (),
-        "started_utc": "",
-        "ended_utc": None,
-        "outcome": "complete",
-        "error": None,
-        "trials_planned": None,
-        "provenance": "measured",
-        "trials": tuple(trials),
-    }
-    return Run(**(fields | changes))
-
-
-def blocks_of(rates: Mapping[str, Sequence[float | None]], **more: Any) -> Run:
-    """A run from the requests per second of each mode, block by block."""
-    trials: list[Trial] = []
-    for mode, figures in rates.items():
-        for block, rps in enumerate(figures, start=1):
-            trials.append(trial(len(trials) + 1, cell(mode), block, rps))
-    return run_of(trials, **more)
+from uplab.analysis import CellSummary, Group, analyse
+from uplab.estimates import ABOVE, INSIDE, Estimate
+from uplab.results import Run, Trial
 
 
 def only_group(run: Run) -> Group:
@@ -185,125 +78,7 @@ def test_what_is_claimed_grows_with_n(n: int, interval: bool, median: bool) -> N
     assert (estimate.median_interval is not None) == bool(median)
 
 
-def test_the_bootstrap_is_scipys_and_repeats_with_the_seed() -> None:
-    values = [math.log(0.2 + 0.01 * i) for i in range(12)]
-    expected = stats.bootstrap(
-        (values,), np.median, n_resamples=10_000, method="BCa", rng=np.random.default_rng([7, 8])
-    ).confidence_interval
-    found = analysis.bca_of_median(values, (7, 8))
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found == analysis.bca_of_median(values, (7, 8))
-
-
-def test_values_all_alike_have_no_bootstrap_interval() -> None:
-    estimate = overhead([-1.0] * 12, seed=(1,))
-    assert estimate is not None
-    assert estimate.median == pytest.approx(100 * (1 - math.exp(-1)))
-    assert estimate.median_interval is None
-
-
-def test_no_block_has_no_estimate() -> None:
-    assert overhead([]) is None
-
-
-@given(st.lists(st.floats(-5, 5), min_size=3, max_size=30))
-def test_an_interval_holds_its_estimate(values: list[float]) -> None:
-    estimate = overhead(values)
-    assert estimate is not None
-    assert estimate.interval is not None
-    slack = 1e-9 * (1 + abs(estimate.value))
-    assert estimate.interval.low - slack <= estimate.value <= estimate.interval.high + slack
-
-
-# ------------------------------------------------------------ simulated truth
-
-
-def intervals(samples: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[Any, Any]:
-    """The t intervals of each row, by the function under test's own half width."""
-    n = samples.shape[1]
-    means, deviations = samples.mean(axis=1), samples.std(axis=1, ddof=1)
-    half = np.array([analysis.half_width(n, float(deviation)) for deviation in deviations])
-    return means - half, means + half
-
-
-@pytest.mark.parametrize("n", [3, 6, 10, 30])
-def test_95_percent_intervals_cover_the_truth(n: int) -> None:
-    truth = math.log(0.17)
-    chance = np.random.default_rng(n)
-    low, high = intervals(chance.normal(truth, 0.15, size=(SIMULATIONS, n)))
-    covered = float(np.mean((low <= truth) & (truth <= high)))
-    assert 0.93 <= covered <= 0.97
-
-
-def test_a_wrong_quantile_would_not_cover() -> None:
-    # The check above can fail: with the normal quantile, n = 3 covers far less.
-    chance = np.random.default_rng(3)
-    samples = chance.normal(0.0, 0.15, size=(SIMULATIONS, 3))
-    half = 1.96 * samples.std(axis=1, ddof=1) / math.sqrt(3)
-    covered = float(np.mean(np.abs(samples.mean(axis=1)) <= half))
-    assert covered < 0.93
-
-
-@pytest.mark.parametrize("n", [3, 6, 10])
-def test_an_untraced_server_is_rarely_called_different(n: int) -> None:
-    chance = np.random.default_rng(100 + n)
-    none, again, mode = chance.normal(0.0, 0.1, size=(3, SIMULATIONS, n))
-    alarms = 0
-    for control, mine in zip(again - none, mode - none, strict=True):
-        floor = noise_floor_pct(overhead(control.tolist()))
-        alarms += verdict(overhead(mine.tolist()), floor) == ABOVE
-    assert alarms / SIMULATIONS <= 0.05
-
-
-def test_a_real_difference_is_seen() -> None:
-    chance = np.random.default_rng(5)
-    none, again, mode = chance.normal(0.0, 0.05, size=(3, 6))
-    floor = noise_floor_pct(overhead((again - none).tolist()))
-    assert verdict(overhead((mode - none + math.log(0.17)).tolist()), floor) == ABOVE
-
-
 # ------------------------------------------------------------------------------ floor and verdict
-
-
-def test_the_noise_floor_is_the_larger_bound() -> None:
-    assert noise_floor_pct(Estimate(6, 1.0, Interval(-2.0, 4.5))) == pytest.approx(4.5)
-    # 4 % faster is a factor of 1.04, and 1 / 1.04 is 3.85 % slower.
-    floor = noise_floor_pct(Estimate(6, -1.0, Interval(-4.0, 2.0)))
-    assert floor == pytest.approx(100 * (1 - 1 / 1.04))
-    assert analysis.faster_pct(floor or 0) == pytest.approx(4.0)
-    assert noise_floor_pct(Estimate(2, 1.0, None)) is None
-    assert noise_floor_pct(None) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "interval", "floor", "expected"),
-    [
-        (4.9, Interval(4.0, 5.8), 5.0, INSIDE),
-        (-5.2, Interval(-5.8, -4.0), 5.0, INSIDE),
-        (5.1, Interval(4.0, 6.0), 5.0, ABOVE),
-        (-5.3, Interval(-6.0, -4.0), 5.0, ABOVE),
-        (8.0, Interval(-3.0, 18.0), 5.0, UNCLEAR),
-        # 100 % faster is a factor of 2, as 50 % slower is.
-        (-99.0, Interval(-110.0, -90.0), 50.0, INSIDE),
-        (-101.0, Interval(-110.0, -90.0), 50.0, ABOVE),
-        (100.0, Interval(99.0, 100.0), 50.0, ABOVE),
-        (83.0, None, 5.0, None),
-        (83.0, Interval(82.0, 84.0), None, None),
-    ],
-)
-def test_a_verdict_claims_no_more_than_the_figures(
-    value: float, interval: Interval | None, floor: float | None, expected: str | None
-) -> None:
-    assert verdict(Estimate(6, value, interval), floor) == expected
-
-
-def test_a_very_noisy_control_does_not_hide_a_larger_loss() -> None:
-    # Of a real run beside heavy work: in percent lost, the larger bound would be 324.
-    floor = noise_floor_pct(Estimate(3, -61.3, Interval(-323.8, 38.6)))
-    assert floor == pytest.approx(76.4, abs=0.05)
-    assert verdict(Estimate(3, 79.7, Interval(73.6, 84.4)), floor) == ABOVE
-    assert verdict(Estimate(3, 60.0, Interval(50.0, 68.0)), floor) == INSIDE
 
 
 def test_the_floor_comes_from_the_groups_own_control() -> None:
@@ -465,36 +240,6 @@ def test_cpu_is_compared_within_the_block_too() -> None:
     assert kernel.cpu_extra_us.interval is not None
 
 
-def hits_of(*sites: tuple[str, str | None, float | None], lost: int | None = 0) -> Hits:
-    rows = tuple(Site(name, "entry", kind, None, per_request) for name, kind, per_request in sites)
-    return Hits("uprobe_multi", rows, {row.name: row.hits_per_request for row in rows}, 1, 1, lost)
-
-
-COSTS = (
-    HitCost("gotrace", "emulated", "55", 600.0, 1, 1, None, None),
-    HitCost("gotrace", "emulated", "90", 700.0, 1, 1, None, None),
-    HitCost("gotrace", "return", "c3", 12_000.0, 1, 1, None, None),
-    HitCost("gotrace", "nop5", "0f", 400.0, 1, 1, None, "refused"),
-    HitCost("other", "single-stepped", "48", 5_000.0, 1, 1, None, None),
-)
-
-
-def test_expected_cost_is_hits_times_cost_per_hit() -> None:
-    hits = hits_of(("a", "emulated", 10.0), ("b", "return", 1.0), ("c", None, 0.0))
-    run = run_of([trial(1, cell("kernel-uprobe"), 1, 1000, hits=hits)], hit_costs=COSTS)
-    assert summary(run, "kernel-uprobe").cpu_expected_us == pytest.approx(6.5 + 12.0)
-
-
-@pytest.mark.parametrize(
-    "site",
-    [("b", None, 1.0), ("b", "single-stepped", 1.0), ("b", "nop5", 1.0), ("b", "emulated", None)],
-)
-def test_a_part_of_the_sites_is_not_a_sum(site: tuple[str, str | None, float | None]) -> None:
-    hits = hits_of(("a", "emulated", 10.0), site)
-    run = run_of([trial(1, cell("kernel-uprobe"), 1, 1000, hits=hits)], hit_costs=COSTS)
-    assert summary(run, "kernel-uprobe").cpu_expected_us is None
-
-
 def test_hits_are_medians_by_site_and_a_missing_one_is_not_zero() -> None:
     trials = [
         trial(1, cell("kernel-uprobe"), 1, 1, hits=hits_of(("a", None, 12.0), ("b", None, 1.0))),
@@ -518,6 +263,103 @@ def test_lost_events_are_summed_unless_a_trial_does_not_say() -> None:
     assert lost(0, 0) == 0
     assert lost(2, None) is None
     assert summary(blocks_of({"none": [1]}), "none").events_lost is None
+
+
+# ------------------------------------------------------------ userspace
+
+
+def test_loader_placement_and_options_are_cells_of_their_own() -> None:
+    usual = cell("userspace-uprobe", loader="syscall-server", placement="hybrid")
+    ways = [
+        usual,
+        replace(usual, cell_id="daemon", loader="daemon"),
+        replace(usual, cell_id="entries", placement="entries"),
+        replace(usual, cell_id="nojit", runtime={"jit": False}),
+    ]
+    rates = [500.0, 400.0, 250.0, 125.0]
+    trials = [trial(block, cell("none"), block, 1000) for block in (1, 2, 3)]
+    for way, rps in zip(ways, rates, strict=True):
+        trials += [trial(len(trials) + block, way, block, rps) for block in (1, 2, 3)]
+    found = [c for c in only_group(run_of(trials)).cells if c.cell.mode != "none"]
+    assert {c.cell.cell_id: c.n for c in found} == {way.cell_id: 3 for way in ways}
+    lost = {c.cell.cell_id: c.overhead_pct.value for c in found if c.overhead_pct}
+    expected = [50.0, 60.0, 75.0, 87.5]
+    assert [lost[way.cell_id] for way in ways] == pytest.approx(expected)
+
+
+# ------------------------------------------------------------ open loops
+
+
+RATE = {"rate_per_s": 1000}
+
+
+def open_run(cpu_us: dict[str, list[float]], reached: float = 1000.0) -> Run:
+    """A run at a fixed rate, from the CPU per request of each mode, block by block."""
+    trials: list[Trial] = []
+    for mode, figures in cpu_us.items():
+        of = cell(mode, load_parameters=RATE)
+        for block, us in enumerate(figures, start=1):
+            waited: dict[str, float | None] = {"p50": us * 10, "p90": us * 20, "p99": us * 100}
+            trials.append(trial(len(trials) + 1, of, block, reached, cpu_us=us, latency_us=waited))
+    return run_of(trials, loops={"wrk": "open"})
+
+
+def test_at_a_fixed_rate_the_cpu_is_the_figure() -> None:
+    run = open_run({"none": [20, 22, 24], "kernel-uprobe": [60, 66, 72]})
+    (group,) = analyse(run).groups
+    assert (group.is_open, group.asked_per_s) == (True, 1000)
+    kernel = summary(run, "kernel-uprobe")
+    assert kernel.overhead_pct is not None
+    # Three times the CPU at the same rate: 200 % more, not 0 % slower.
+    assert kernel.overhead_pct.value == pytest.approx(200)
+    assert kernel.overhead_pct.interval is not None
+    assert {name: e.value for name, e in kernel.latency_extra_pct.items()} == pytest.approx(
+        {"p50": 200, "p90": 200, "p99": 200}
+    )
+
+
+def test_the_noise_floor_at_a_fixed_rate_is_of_the_cpu() -> None:
+    run = open_run(
+        {
+            "none": [20, 20, 20],
+            "none-again": [20.2, 20, 19.8],
+            "tracer-only": [20.1, 20.1, 20.1],
+            "kernel-uprobe": [40, 41, 42],
+        }
+    )
+    floor = only_group(run).noise_floor_pct
+    assert floor is not None
+    assert 1 < floor < 5
+    assert summary(run, "tracer-only").verdict == INSIDE
+    assert summary(run, "kernel-uprobe").verdict == ABOVE
+
+
+def test_rejected_trials_at_a_fixed_rate_are_weighed_by_their_cpu() -> None:
+    run = open_run({"none": [20, 20, 20], "kernel-uprobe": [60, 60, 60]})
+    spoiled = [replace(t, valid=t.number != 6, cpu=t.cpu) for t in run.trials]
+    found = summary(replace(run, trials=tuple(spoiled)), "kernel-uprobe")
+    assert found.rejected == 1
+    assert found.overhead_with_rejected_pct is not None
+    assert found.overhead_with_rejected_pct.value == pytest.approx(200)
+
+
+@pytest.mark.parametrize(("reached", "short"), [(1000.0, 0), (990.0, 0), (989.0, 3)])
+def test_a_load_that_misses_its_rate_is_counted(reached: float, short: int) -> None:
+    run = open_run({"none": [20, 20, 20]}, reached)
+    assert summary(run, "none").short_of_rate == short
+
+
+def test_a_closed_loop_has_no_rate_to_miss() -> None:
+    run = blocks_of({"none": [10.0] * 3, "kernel-uprobe": [5.0] * 3})
+    kernel = summary(run, "kernel-uprobe")
+    assert (only_group(run).loop, only_group(run).asked_per_s) == ("closed", None)
+    assert (kernel.short_of_rate, kernel.latency_extra_pct) == (0, {})
+
+
+def test_an_open_loop_of_unknown_rate_is_open_all_the_same() -> None:
+    run = replace(blocks_of({"none": [10.0] * 3}), loops={"wrk": "open"})
+    assert (only_group(run).is_open, only_group(run).asked_per_s) == (True, None)
+    assert summary(run, "none").short_of_rate == 0
 
 
 # ------------------------------------------------------------ groups

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.runs import edit_json, make_run
+from tests.runs import Traced, edit_json, make_run
 from uplab import checksums, fields, results
 from uplab.errors import GateError, UplabError, UsageError
 from uplab.hostside import sums
-from uplab.results import load, newest, trial_directory
+from uplab.hostside.spec import HitsRule
+from uplab.results import DeclaredSite, load, newest, trial_directory
 
 
 @pytest.fixture
@@ -46,7 +47,65 @@ def test_a_run_is_read_whole(run_dir: Path) -> None:
         "kernel-uprobe",
     }
     assert run.fingerprint_before["kernel"]["release"] == "6.18.5"
-    assert [cost.ns_per_hit for cost in run.hit_costs] == [640.1, 410.0, 5200.0, 12300.5]
+    assert [cost.ns_per_hit for cost in run.hit_costs] == [640.1, 410.0, 5200.0, 12300.5, 180.0]
+    assert run.loops == {"wrk": "closed"}
+    kernel = run.declared["https-kernel-uprobe-gotrace-12B"]
+    assert list(kernel.sites) == ["casgstatus", "tls_write", "tls_read"]
+    assert kernel.sites["tls_read"] == DeclaredSite("kernel", HitsRule(1, 2.1, 10))
+    assert kernel.events == HitsRule(1, 1, 5)
+
+
+def test_a_userspace_cell_is_read_with_how_it_was_traced(tmp_path: Path) -> None:
+    traced = Traced("hybrid", "daemon", {"jit": False}, "daemon-nojit")
+    modes = ("none", "userspace-uprobe")
+    run = load(make_run(tmp_path / "run", modes=modes, traced=(traced,), blocks=1))
+    trial = next(t for t in run.trials if t.cell.mode == "userspace-uprobe")
+    assert (trial.cell.loader, trial.cell.placement) == ("daemon", "hybrid")
+    assert (trial.cell.runtime["jit"], trial.cell.runtime["shm_mb"]) == (False, 50)
+    assert trial.hits is not None
+    assert {site.name: site.placement for site in trial.hits.sites} == {
+        "casgstatus": "userspace",
+        "tls_write": "kernel",
+        "tls_read": "kernel",
+    }
+    assert trial.hits.by_name["casgstatus"] == next(site.hits for site in trial.hits.sites)
+
+
+def test_a_run_of_an_earlier_uplab_is_read_as_far_as_it_says(run_dir: Path) -> None:
+    edit_json(run_dir / "run.json", loads=..., declared=...)
+    for path in run_dir.glob("trials/*/trial.json"):
+        document = json.loads(path.read_text())
+        del document["cell"]["runtime"]
+        for site in (document["hits"] or {}).get("sites", []):
+            del site["placement"]
+        edit_json(path, cell=document["cell"], hits=document["hits"])
+    sums.write(run_dir)
+    run = load(run_dir)
+    assert (run.loops, run.declared) == ({}, {})
+    assert all(trial.cell.runtime == {} for trial in run.trials)
+    places = {site.placement for trial in run.trials if trial.hits for site in trial.hits.sites}
+    assert places == {None}
+
+
+def test_what_the_kernel_cannot_count_is_missing_not_zero(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", modes=("userspace-uprobe",), servers=("https",), blocks=1)
+    hits = json.loads(first_trial(run_dir).read_text())["hits"]
+    hits |= {"counted": "by the kernel, in the warm-up", "warm_up_requests": 100}
+    hits["by_name"]["casgstatus"] = {"hits": 0, "per_request": 0.0}
+    edit_trial(run_dir, hits=hits)
+    (trial,) = load(run_dir).trials
+    assert trial.hits is not None
+    assert sorted(trial.hits.by_name) == ["tls_read", "tls_write"]
+    in_userspace = [site for site in trial.hits.sites if site.placement == "userspace"]
+    assert [(site.name, site.hits_per_request) for site in in_userspace] == [("casgstatus", None)]
+
+
+def test_a_measurement_of_hit_cost_that_failed_as_a_whole_is_read(run_dir: Path) -> None:
+    """The host writes no class where the program ended before it could name one."""
+    edit_json(run_dir / "run.json", hit_cost=[{"tracer": "gotrace", "error": "exit code 1"}])
+    sums.write(run_dir)
+    (cost,) = load(run_dir).hit_costs
+    assert (cost.instruction_class, cost.error) == (None, "exit code 1")
 
 
 def test_a_trial_is_read_with_its_figures(run_dir: Path) -> None:
@@ -214,6 +273,7 @@ def test_a_name_with_control_characters_is_refused(run_dir: Path, name: str) -> 
 
 
 Change = Callable[[Path], None]
+NONE_DECLARED = {"minimum": 0, "maximum": 0, "per_connection": 0}
 
 
 def in_run(**changes: Any) -> Change:
@@ -267,6 +327,14 @@ def raw(content: bytes) -> Change:
         (in_trial(cpu=[]), "cpu: expected an object"),
         (in_trial(hits={"by_name": {"x": 1}}), "by_name.x: expected an object"),
         (in_trial(position=2**70), "`position` must be"),
+        (in_run(loads={"wrk": {"loop": "round"}}), "`loop` must be closed or open"),
+        (in_run(declared={"c": {"sites": [{}]}}), "`name` is missing"),
+        (in_run(declared={"c": {"events": {"minimum": 2, "maximum": 1}}}), "`minimum` must be"),
+        (in_run(declared={"c": {"events": {"minimum": None}}}), "`minimum` must be"),
+        (
+            in_run(declared={"c": {"events": dict(NONE_DECLARED, per_connection=-1)}}),
+            "`per_connection` must be",
+        ),
     ],
 )
 def test_wrong_content_is_one_error_with_its_place(

@@ -1,44 +1,16 @@
-"""The tables of a report as data: a heading and what stands below it, for any renderer.
-
-Cells are plain text from trusted formatting and from the run; a renderer escapes them.
-"""
+"""The tables of figures, latency and exceptions of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from uplab.analysis import CellSummary, Group
+from uplab.analysis import CLOSED, OPEN, CellSummary, Group
 from uplab.report import sentences, text
 from uplab.report.latency import PERCENTILES
 from uplab.report.model import Report
-from uplab.results import HitCost, PlannedCell, Trial
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Headings, which of them stand over figures (aligned right), and rows of the same length."""
-
-    headings: tuple[str, ...]
-    figures: tuple[bool, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def without_empty_columns(self) -> Table:
-        """The table without columns that hold no figure at all (the first column stays)."""
-        kept = [
-            index
-            for index in range(len(self.headings))
-            if index == 0 or any(row[index] != text.MISSING for row in self.rows)
-        ]
-        return self.only(kept)
-
-    def only(self, kept: Sequence[int]) -> Table:
-        """The table with the columns of these indices."""
-        return Table(
-            tuple(self.headings[index] for index in kept),
-            tuple(self.figures[index] for index in kept),
-            tuple(tuple(row[index] for index in kept) for row in self.rows),
-        )
+from uplab.report.table import Table
+from uplab.results import PlannedCell, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +20,81 @@ class _Column:
     figure: bool = True
 
 
-_MAIN = (
-    _Column("mode", lambda cell: text.mode(cell.cell), figure=False),
-    _Column("req/s", lambda cell: text.whole(cell.requests_per_s)),
-    _Column("spread", lambda cell: text.spread(cell.spread)),
-    _Column("n", lambda cell: str(cell.n)),
-    _Column("throughput lost", lambda cell: text.estimate(cell.overhead_pct)),
-    _Column("hits/req", lambda cell: text.decimal(cell.hits_per_request)),
-    _Column("CPU us/req", lambda cell: text.decimal(cell.cpu_us_per_request)),
-    _Column("evidence", lambda cell: cell.grade or text.MISSING, figure=False),
-    _Column("events lost", lambda cell: text.whole(cell.events_lost)),
+_MODE = _Column("mode", lambda cell: text.label(cell), figure=False)
+_N = _Column("n", lambda cell: str(cell.n))
+_HITS = _Column("hits/req", lambda cell: text.decimal(cell.hits_per_request))
+_CPU = _Column("CPU us/req", lambda cell: text.decimal(cell.cpu_us_per_request))
+_EVIDENCE = _Column("evidence", lambda cell: cell.grade or text.MISSING, figure=False)
+_EVENTS_LOST = _Column("events lost", lambda cell: text.whole(cell.events_lost))
+_VERDICT = _Column("verdict", lambda cell: cell.verdict or text.MISSING, figure=False)
+_EXTRA_US = _Column("extra CPU us/req", lambda cell: text.estimate(cell.cpu_extra_us, unit=""))
+# Of groups with a cell that is traced in userspace.
+_USERSPACE = (
+    _Column("placement", lambda cell: text.places(cell.placements), figure=False),
+    _Column("loader", lambda cell: cell.cell.loader or text.MISSING, figure=False),
+    _Column(
+        "runtime options",
+        lambda cell: text.runtime(cell.cell.runtime) or text.MISSING,
+        figure=False,
+    ),
 )
 
-_DETAIL = (
-    _Column("mode", lambda cell: text.mode(cell.cell), figure=False),
-    _Column("verdict", lambda cell: cell.verdict or text.MISSING, figure=False),
-    _Column("median lost (BCa)", lambda cell: sentences.bootstrap(cell) or text.MISSING),
-    _Column("extra CPU us/req", lambda cell: text.estimate(cell.cpu_extra_us, unit="")),
-    _Column("extra CPU", lambda cell: text.estimate(cell.cpu_extra_pct, digits=0)),
-    _Column("hits x cost, us/req", lambda cell: text.decimal(cell.cpu_expected_us)),
-)
+# By the loop of the load: under an open one the rate is given, and the CPU is the figure.
+_MAIN = {
+    CLOSED: (
+        _MODE,
+        _Column("req/s", lambda cell: text.whole(cell.requests_per_s)),
+        _Column("spread", lambda cell: text.spread(cell.spread)),
+        _N,
+        _Column("throughput lost", lambda cell: text.estimate(cell.overhead_pct)),
+        _HITS,
+        _CPU,
+        _EVIDENCE,
+        _EVENTS_LOST,
+    ),
+    OPEN: (
+        _MODE,
+        _Column("fixed rate, req/s", lambda cell: text.rate(cell)),
+        _CPU,
+        _Column("CPU spread", lambda cell: text.spread(cell.cpu_spread)),
+        _N,
+        _Column("extra CPU", lambda cell: text.estimate(cell.overhead_pct)),
+        _HITS,
+        _EVIDENCE,
+        _EVENTS_LOST,
+    ),
+}
+
+_DETAIL = {
+    CLOSED: (
+        _MODE,
+        _VERDICT,
+        _Column("median lost (BCa)", lambda cell: sentences.bootstrap(cell) or text.MISSING),
+        _EXTRA_US,
+        _Column("extra CPU", lambda cell: text.estimate(cell.cpu_extra_pct, digits=0)),
+    ),
+    OPEN: (
+        _MODE,
+        _VERDICT,
+        _Column("median extra CPU (BCa)", lambda cell: sentences.bootstrap(cell) or text.MISSING),
+        _EXTRA_US,
+        _Column("p50 longer", lambda cell: text.estimate(cell.latency_extra_pct.get("p50"))),
+        _Column("p90 longer", lambda cell: text.estimate(cell.latency_extra_pct.get("p90"))),
+        _Column("p99 longer", lambda cell: text.estimate(cell.latency_extra_pct.get("p99"))),
+    ),
+}
 
 _LEGEND = (
     ("req/s", "median requests per second over the trials that count"),
+    (
+        "fixed rate, req/s",
+        (
+            "requests per second that the load reached (median) of those that it asks for, however "
+            "slow the answers are: no figure of the server, which is why CPU is compared"
+        ),
+    ),
     ("spread", "coefficient of variation (standard deviation / mean), least and most req/s"),
+    ("CPU spread", "the same of the CPU time per request, in microseconds"),
     ("n", "trials that count (one per block)"),
     (
         "throughput lost",
@@ -90,13 +113,9 @@ _LEGEND = (
     ("CPU us/req", "CPU time of the server per request, median, in microseconds"),
     (
         "extra CPU",
-        "of the server, against none, paired within each block, with its interval",
-    ),
-    (
-        "hits x cost",
         (
-            "what the hits of a request should cost the server: hits per request times this "
-            "host's cost per hit; beside it the extra CPU also holds what else the tracer does"
+            "of the server per request, against none, paired within each block, 100 x (exp(mean of "
+            "ln(CPU / CPU of none)) - 1), with its 95 % Student-t interval from n = 3"
         ),
     ),
     (
@@ -104,14 +123,25 @@ _LEGEND = (
         "throughput lost as the median over the blocks, with its 95 % BCa bootstrap interval",
     ),
     (
+        "median extra CPU",
+        "extra CPU as the median over the blocks, with its 95 % BCa bootstrap interval",
+    ),
+    ("p50 longer", "how much longer half of the requests took at least, likewise paired"),
+    ("p90 longer", "the same of the slowest tenth of the requests"),
+    ("p99 longer", "the same of the slowest hundredth of the requests"),
+    (
         "evidence",
         (
             "proven: the server's bytes at every probe site and the hits agree with the mode; "
             "sites only: altered sites were found, and not counted; links only: the tracer holds "
-            "BPF programs, and altered nothing in the server"
+            "BPF programs, and altered nothing in the server. What is not proven is also named "
+            "beside the mode, wherever its figures are"
         ),
     ),
     ("events lost", "events that the tracer lost, all trials together"),
+    ("placement", "where the probe sites lay: in userspace, in the kernel (all below: Placement)"),
+    ("loader", "how the probes came into userspace"),
+    ("runtime options", "of the userspace runtime, where they are not the usual ones"),
     ("-", "not measured or not applicable; a missing figure is never 0"),
 )
 
@@ -137,13 +167,17 @@ def _is_for(name: str, heading: str) -> bool:
 
 def main(group: Group) -> Table:
     """Per mode: rate, spread, n, overhead, hits, CPU, lost events. What was measured only."""
-    return _table(_MAIN, [cell for cell in group.cells if cell.trials or cell.n])
+    cells = [cell for cell in group.cells if cell.trials or cell.n]
+    table = _table(_MAIN[group.loop], cells)
+    if not any(cell.cell.loader for cell in cells):
+        return table
+    return table.beside(_table(_USERSPACE, cells).without_empty_columns())
 
 
 def detail(group: Group) -> Table:
-    """Per mode: verdict, bootstrap, extra CPU and its check."""
+    """Per mode: verdict, bootstrap, extra CPU, and the latency under an open loop."""
     rows = [cell for cell in group.cells if cell.overhead_pct is not None]
-    return _table(_DETAIL, rows).without_empty_columns()
+    return _table(_DETAIL[group.loop], rows).without_empty_columns()
 
 
 def latency(group: Group, report: Report) -> Table:
@@ -155,30 +189,10 @@ def latency(group: Group, report: Report) -> Table:
             values = [text.duration_us(value) for value in pooled.percentiles_us]
             requests = sum(t.load.requests or 0 for t in cell.counted if t.load)
             counts = (text.whole(pooled.samples), text.whole(requests), str(pooled.trials))
-            rows.append((text.mode(cell.cell), *values, *counts))
+            rows.append((text.label(cell), *values, *counts))
     names = tuple(f"p{p:g}" for p in PERCENTILES)
     headings = ("mode", *names, "samples", "requests", "trials pooled")
     return Table(headings, (False, *[True] * (len(headings) - 1)), tuple(rows))
-
-
-def hit_costs(costs: Sequence[HitCost]) -> Table:
-    """What a probe hit costs on this host, per class of instruction."""
-    return Table(
-        ("tracer", "class of instruction", "bytes", "ns per hit", "hits", "attached by", "error"),
-        (False, False, False, True, True, False, False),
-        tuple(
-            (
-                cost.tracer or text.MISSING,
-                cost.instruction_class,
-                cost.instruction or text.MISSING,
-                text.whole(cost.ns_per_hit),
-                text.whole(cost.hits),
-                cost.attach or text.MISSING,
-                cost.error or text.MISSING,
-            )
-            for cost in costs
-        ),
-    ).without_empty_columns()
 
 
 def invalid(trials: Sequence[Trial]) -> Table:

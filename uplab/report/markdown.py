@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from uplab.analysis import Group
-from uplab.report import bars, columns, sentences, text
+from uplab.report import bars, columns, probes, sentences, text
 from uplab.report.model import Report
+from uplab.report.table import Table
 
 _WIDTH = 100
 
@@ -22,7 +23,15 @@ def render(report: Report) -> str:
         "## Figures",
         *(block for group in report.analysis.groups for block in _figures(group, report)),
         _legend(report),
+        *_by_group("## Placement", "", probes.placement, report),
+        *_conservation(report),
         *_hit_costs(report),
+        *_by_group(
+            "## Hits times cost, against the measured CPU",
+            sentences.RECONCILIATION,
+            probes.reconciliation,
+            report,
+        ),
         *_latency(report),
         *_exceptions(report),
         *_method(report),
@@ -39,7 +48,7 @@ def _answer(report: Report) -> Iterator[str]:
         yield text.markdown(sentences.noise_floor(group), 2000)
         chart = bars.chart(group, _WIDTH)
         if chart:
-            yield "\n".join(["```text", "throughput lost", *chart, "```"])
+            yield "\n".join(["```text", *chart, "```"])
     if not report.analysis.groups:
         yield "The run holds no cell."
 
@@ -66,10 +75,35 @@ def _legend(report: Report) -> str:
     )
 
 
+def _by_group(
+    title: str, explanation: str, table_of: Callable[[Group], Table], report: Report
+) -> Iterator[str]:
+    """A section with a table of each group that has one; none where no group has."""
+    tables = [(group, table_of(group)) for group in report.analysis.groups]
+    if any(table.rows for _, table in tables):
+        yield title
+        if explanation:
+            yield explanation
+    for group, table in tables:
+        if table.rows:
+            yield f"### {text.markdown(sentences.heading(group, report))}"
+            yield _table(table)
+
+
+def _conservation(report: Report) -> Iterator[str]:
+    yield from _by_group(
+        "## Conservation audit", sentences.CONSERVATION, probes.conservation, report
+    )
+    lost = list(sentences.lost_events(report))
+    if lost:
+        yield "Trials that are invalid for lost events:"
+        yield "\n".join(f"- {text.markdown(line, 2000)}" for line in lost)
+
+
 def _hit_costs(report: Report) -> Iterator[str]:
     yield "## What one probe hit costs on this host"
     if report.run.hit_costs:
-        yield _table(columns.hit_costs(report.run.hit_costs))
+        yield _table(probes.hit_costs(report.run.hit_costs))
         yield (
             "Percentages do not travel between hosts: hits per request times this cost is what "
             "they are made of."
@@ -105,7 +139,7 @@ def _method(report: Report) -> Iterator[str]:
     )
 
 
-def _table(table: columns.Table) -> str:
+def _table(table: Table) -> str:
     lines = [
         _row(table.headings),
         "|" + "|".join("---:" if figure else ":---" for figure in table.figures) + "|",

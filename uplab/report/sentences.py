@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from uplab.analysis import (
-    BASELINE,
-    CONTROL,
-    INSIDE,
-    LEAST_FOR_INTERVAL,
-    UNCLEAR,
-    CellSummary,
-    Estimate,
-    Group,
-    faster_pct,
-)
+from uplab.analysis import BASELINE, CLOSED, CONTROL, CellSummary, Group
+from uplab.conservation import EVENTS_LOST, trials_that_lost
+from uplab.estimates import INSIDE, LEAST_FOR_INTERVAL, UNCLEAR, Estimate, better_pct
+from uplab.hostside.judge import LEAST_RATE
 from uplab.report import text
 from uplab.report.model import Report, flat
+from uplab.report.words import WORDS, Words
 from uplab.results import Run
 
+CONSERVATION = (
+    "What was counted per completed request: the median and the range over the trials that count, "
+    "and whether all trials of the cell, also the invalid ones, lie within what its adapters "
+    "declare. A mode that is quick because it missed hits or dropped events shows here."
+)
+RECONCILIATION = (
+    "Hits per request times the cost of a hit of their class, against the server's extra CPU per "
+    "request, paired within each block. A cost is that of a program that only counts: what the "
+    "tracer does beside that at its probes comes on top, so the calculated part is rarely all."
+)
 LATENCY_SOURCE = (
     "Percentiles come from the pooled histograms of all trials that count, never from a mean of "
     "percentiles. Where there are more samples than requests, the load has added samples of its "
@@ -57,12 +61,12 @@ def answers(group: Group, report: Report) -> Iterator[str]:
         server += f" ({text.body(group.body_bytes)} body)"
     for cell in group.cells:
         if cell.cell.mode not in (BASELINE, CONTROL):
-            yield sentence(cell, server, group.noise_floor_pct)
+            yield sentence(cell, server, group)
 
 
-def sentence(cell: CellSummary, server: str, floor_pct: float | None) -> str:
+def sentence(cell: CellSummary, server: str, group: Group) -> str:
     """What a mode costs a server, in one sentence that claims no more than the trials carry."""
-    name = text.mode(cell.cell)
+    name, words = text.label(cell), WORDS[group.loop]
     estimate = cell.overhead_pct
     if cell.status != "available":
         reason = f": {cell.unavailable_reason}" if cell.unavailable_reason else ""
@@ -73,20 +77,36 @@ def sentence(cell: CellSummary, server: str, floor_pct: float | None) -> str:
     if cell.verdict == INSIDE:
         return (
             f"{name} on {server}: no difference that this run can tell from its noise, "
-            f"{_change(estimate.value)} ({basis}), noise floor {floor(floor_pct)}."
+            f"{_change(estimate.value, words)} ({basis}), noise floor {floor(group)}."
         )
     if cell.verdict == UNCLEAR:
         return (
-            f"{name} may change the throughput of {server}, this run cannot tell: "
-            f"{_change(estimate.value)} ({basis})."
+            f"{name} may change {words.what} of {server}, this run cannot tell: "
+            f"{_change(estimate.value, words)} ({basis})."
         )
     without_floor = cell.verdict is None and estimate.n >= LEAST_FOR_INTERVAL
     caveat = ", with no noise floor to hold it against" if without_floor else ""
-    if estimate.value < 0:
-        more = text.percent(-estimate.value)
-        return f"With {name}, {server} serves {more} more than with none ({basis}){caveat}."
-    lost = text.percent(estimate.value)
-    return f"{name} costs {server} {lost} of its throughput ({basis}){caveat}."
+    form = words.better if estimate.value < 0 else words.worse
+    share = text.percent(abs(estimate.value))
+    at_rate = f" at {_rate(group)}" if group.is_open else ""
+    said = f"{form.format(name=name, server=server, share=share)}{at_rate} ({basis}){caveat}."
+    return f"{said}{_waiting(cell)}"
+
+
+def _waiting(cell: CellSummary) -> str:
+    """What became of the latency under an open loop; nothing under a closed one."""
+    if cell.short_of_rate:
+        return " It did not keep up with that rate."
+    longest = cell.latency_extra_pct.get("p99")
+    if longest is None:
+        return ""
+    way = "longer" if longest.value >= 0 else "shorter"
+    return f" Its p99 latency was {text.percent(abs(longest.value))} {way}."
+
+
+def _rate(group: Group) -> str:
+    asked = group.asked_per_s
+    return "a fixed rate" if asked is None else f"a fixed rate of {text.whole(asked)} req/s"
 
 
 def noise_floor(group: Group) -> str:
@@ -97,52 +117,70 @@ def noise_floor(group: Group) -> str:
             f"Noise floor: unknown, because fewer than {LEAST_FOR_INTERVAL} blocks hold both "
             f"{BASELINE} and {CONTROL}; no difference can be held against it."
         )
-    estimate = control.overhead_pct
+    estimate, words = control.overhead_pct, WORDS[group.loop]
     return (
-        f"Noise floor: {floor(group.noise_floor_pct)}. The same untraced server, measured "
-        f"a second time in each block, was {_change(estimate.value)} ({_basis(estimate)}); "
+        f"Noise floor: {floor(group)}. The same untraced server, measured a second time in each "
+        f"block, {words.was} {_change(estimate.value, words)} ({_basis(estimate)}); "
         "the larger bound is the floor, and a difference inside it is not called one."
     )
 
 
-def floor(floor_pct: float | None) -> str:
+def floor(group: Group) -> str:
     """A noise floor in both directions: `4.7 % slower or 4.9 % faster`."""
-    if floor_pct is None:
+    if group.noise_floor_pct is None:
         return text.MISSING
-    return f"{text.percent(floor_pct)} slower or {text.percent(faster_pct(floor_pct))} faster"
+    return WORDS[group.loop].floor.format(
+        worse=text.percent(group.noise_floor_pct),
+        better=text.percent(better_pct(group.noise_floor_pct, group.scale)),
+    )
 
 
 def latency_note(group: Group) -> str:
     """What a reader must know beside every latency."""
-    loop = group.load_parameters.get("loop", "closed")
+    if group.is_open:
+        return (
+            f"{group.load} is an open loop on the same host as the server: it asks at "
+            f"{_rate(group)}, whether answers came or not, so latencies of all modes that keep up "
+            "with it are comparable with each other."
+        )
     return (
-        f"{group.load} is a {loop} loop on the same host as the server: it waits for each answer "
+        f"{group.load} is a closed loop on the same host as the server: it waits for each answer "
         "before it asks again, so a slower server is asked less, and latencies of modes with "
         "different req/s are not comparable with each other."
-        if loop == "closed"
-        else f"{group.load} is an {loop} loop on the same host as the server."
     )
 
 
-def rejections(cell: CellSummary) -> str | None:
+def rejections(cell: CellSummary, loop: str = CLOSED) -> str | None:
     """The rejected trials of a cell, and what the estimate is with them; None without any."""
     if not cell.rejected:
         return None
     rate = f"{cell.rejected} of {cell.trials} trials rejected ({text.percent(cell.rejected_pct)})"
     if cell.overhead_with_rejected_pct is None:
         return rate
-    return f"{rate}; throughput lost with them {text.estimate(cell.overhead_with_rejected_pct)}"
+    with_them = text.estimate(cell.overhead_with_rejected_pct)
+    return f"{rate}; {WORDS[loop].figure} with them {with_them}"
 
 
 def notes(group: Group) -> Iterator[str]:
-    """What does not fit a table: hits by site, and rejected trials with what they change."""
+    """What does not fit a table: a rate that was not reached, and rejected trials."""
     for cell in group.cells:
-        name = text.mode(cell.cell)
-        if cell.hits_per_request_by_name:
-            yield f"{name}, hits per request by site: {_sites(cell)}."
-        rejected = rejections(cell)
+        name = text.label(cell)
+        if cell.short_of_rate:
+            yield (
+                f"{name}: the load fell short of its rate by more than "
+                f"{text.percent(100 * (1 - LEAST_RATE), 0)} in {cell.short_of_rate} of {cell.n} "
+                f"trials ({text.rate(cell)} req/s), so its latency is of another load than asked."
+            )
+        rejected = rejections(cell, group.loop)
         if rejected:
             yield f"{name}: {rejected}."
+
+
+def lost_events(report: Report) -> Iterator[str]:
+    """Every trial that is invalid because its tracer lost events."""
+    for trial in trials_that_lost(report.run.trials):
+        lost = "; ".join(reason.text for reason in trial.reasons if reason.code == EVENTS_LOST)
+        yield f"{trial.name}: invalid({lost})."
 
 
 def bootstrap(cell: CellSummary) -> str | None:
@@ -169,7 +207,8 @@ def method(report: Report) -> Iterator[tuple[str, str]]:
         "the attempt that has the fewest invalid trials"
     )
     yield "Order", order
-    for load in sorted({f"{group.load}: {parameters(group)}" for group in report.analysis.groups}):
+    groups = report.analysis.groups
+    for load in sorted({f"{g.load} ({g.loop} loop): {parameters(g)}" for g in groups}):
         yield "Load", load
     warm_up_s = run.matrix.get("warm_up_s")
     if warm_up_s is not None:
@@ -183,25 +222,14 @@ def method(report: Report) -> Iterator[tuple[str, str]]:
     yield "Plan", f"sha256 {run.plan_sha256}"
 
 
-def _sites(cell: CellSummary) -> str:
-    """`casgstatus 13.0, tls_read 2.0`; sites that were not hit once are only counted."""
-    sites = cell.hits_per_request_by_name.items()
-    hit = [f"{name} {text.decimal(hits)}" for name, hits in sites if hits]
-    idle = len(sites) - len(hit)
-    if idle:
-        others = "others" if hit else "sites"
-        hit.append(f"0 at all {idle} {others}" if idle > 1 else f"0 at the other {others[:-1]}")
-    return ", ".join(hit)
-
-
 def _place(group: Group) -> tuple[str, int]:
     return group.server, group.body_bytes
 
 
-def _change(value_pct: float) -> str:
+def _change(value_pct: float, words: Words) -> str:
     if text.decimal(value_pct) == "0.0":
-        return "0.0 % different"
-    return f"{text.percent(abs(value_pct))} {'slower' if value_pct > 0 else 'faster'}"
+        return f"0.0 % {words.same}"
+    return f"{text.percent(abs(value_pct))} {words.up if value_pct > 0 else words.down}"
 
 
 def _basis(estimate: Estimate) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from uplab import results
 from uplab.analysis import Group
-from uplab.report import bars, columns, sentences, text
+from uplab.report import bars, columns, probes, sentences, text
 from uplab.report.model import Report, build
+from uplab.report.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,6 +23,8 @@ PLAIN_WIDTH = 120
 _LISTED_FLAGS = 10
 _LONGEST = 4000
 _LABEL_WIDTH = 15
+# Where a table must be split to fit, longer texts are broken into lines instead.
+_WIDEST_TEXT = 36
 
 
 def show(run_dir: Path, *, strict: bool = True) -> None:
@@ -87,6 +90,20 @@ def _figures(group: Group, report: Report, console: Console) -> Iterator[Rendera
         yield _line("")
         yield _line(f"Latency. {sentences.latency_note(group)}")
         yield from _fitted(latency, console)
+    yield from _probes(group, console)
+
+
+def _probes(group: Group, console: Console) -> Iterator[RenderableType]:
+    """Where the probes lay, what they counted, and what that should cost."""
+    for title, table in (
+        ("Placement: where each site lay, with its hits per request", probes.placement(group)),
+        (f"Conservation audit. {sentences.CONSERVATION}", probes.conservation(group)),
+        (f"Reconciliation. {sentences.RECONCILIATION}", probes.reconciliation(group)),
+    ):
+        if table.rows:
+            yield _line("")
+            yield _line(title)
+            yield from _fitted(table, console)
 
 
 def _chart(group: Group, console: Console) -> Iterator[RenderableType]:
@@ -96,44 +113,54 @@ def _chart(group: Group, console: Console) -> Iterator[RenderableType]:
     lines = bars.chart(group, console.width, bars.BLOCKS if unicode else bars.ASCII)
     if lines:
         yield _line("")
-        for line in ["throughput lost", *lines]:
+        for line in lines:
             yield Text(line, no_wrap=True, overflow="crop")
 
 
-def _fitted(table: columns.Table, console: Console) -> Iterator[RenderableType]:
+def _fitted(table: Table, console: Console) -> Iterator[RenderableType]:
     """The table, or its columns in as many tables as the width asks for, the first in each."""
     for number, part in enumerate(_split(table, console.width)):
         if number:
             yield _line("")
-        yield _table(table.only(part))
+        shown = table.only(part)
+        yield _table(shown, None if _needed(shown) <= console.width else _WIDEST_TEXT)
 
 
-def _split(table: columns.Table, width: int) -> list[list[int]]:
-    """Which columns stand together: about as many in each part, so that none is left alone."""
-    columns_left = range(1, len(table.headings))
-    for parts in range(1, len(table.headings)):
-        each = -(-len(columns_left) // parts)
-        split = [
-            [0, *columns_left[first : first + each]] for first in range(0, len(columns_left), each)
-        ]
-        if all(_needed(table, part) <= width for part in split):
-            return split
-    return [[0, index] for index in columns_left]
+def _split(table: Table, width: int) -> list[list[int]]:
+    """Which columns stand together, in as few parts as the width asks for.
+
+    About as many in each part where that fits, so that none is left alone.
+    """
+    left = range(1, len(table.headings))
+    if _needed(table) <= width or not left:
+        return [[0, *left]]
+
+    def fits(part: list[int]) -> bool:
+        return _needed(table.only(part), _WIDEST_TEXT) <= width
+
+    packed = [[0]]
+    for index in left:
+        if len(packed[-1]) > 1 and not fits([*packed[-1], index]):
+            packed.append([0])
+        packed[-1].append(index)
+    each = -(-len(left) // len(packed))
+    even = [[0, *left[first : first + each]] for first in range(0, len(left), each)]
+    return even if all(map(fits, even)) else packed
 
 
-def _needed(table: columns.Table, kept: list[int]) -> int:
-    part = table.only(kept)
-    widest = [
-        max(len(part.headings[index]), *(len(row[index]) for row in part.rows))
-        for index in range(len(kept))
-    ]
-    return sum(widest) + 2 * (len(kept) - 1)
+def _needed(table: Table, widest_text: int = _LONGEST) -> int:
+    """The width of a table: text can be broken into lines of so many characters, figures cannot."""
+    widths = []
+    for index, figure in enumerate(table.figures):
+        longest = max(len(row[index]) for row in (table.headings, *table.rows))
+        widths.append(longest if figure else min(longest, widest_text))
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def _hit_costs(report: Report) -> Iterator[RenderableType]:
     yield from _title("What one probe hit costs on this host")
     if report.run.hit_costs:
-        yield _table(columns.hit_costs(report.run.hit_costs))
+        yield _table(probes.hit_costs(report.run.hit_costs))
     else:
         yield _line("Not measured in this run.")
 
@@ -179,10 +206,10 @@ def _item(line: str) -> RenderableType:
 
 def _labelled(label: str, value: str) -> RenderableType:
     """`label: value`, or `- value`; what takes several lines is indented."""
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid = Grid.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column()
     name = text.plain(label)
@@ -191,17 +218,18 @@ def _labelled(label: str, value: str) -> RenderableType:
     return grid
 
 
-def _table(table: columns.Table) -> RenderableType:
+def _table(table: Table, widest_text: int | None = None) -> RenderableType:
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    shown = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for heading, figure in zip(table.headings, table.figures, strict=True):
         shown.add_column(
-            Text(heading),
+            Text(text.plain(heading)),
             justify="right" if figure else "left",
             overflow="fold",
+            max_width=None if figure else widest_text,
         )
     for row in table.rows:
         shown.add_row(*(Text(text.plain(cell)) for cell in row))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from uplab.analysis import Estimate, Interval, Spread
+from uplab.analysis import GRADES, CellSummary, asked_per_s
+from uplab.estimates import Estimate, Interval, Spread
+from uplab.hostside.spec import HitsRule, RuntimeOptions
 from uplab.results import Cell
 
 MISSING = "-"
 MAX_TEXT = 400
+USUAL_LOADER = "syscall-server"
 
 # Escape sequences as a terminal reads them: CSI, OSC and friends up to their end, then any other.
 _ESCAPES = re.compile(
@@ -78,6 +83,21 @@ def estimate(value: Estimate | None, unit: str = " %", digits: int = 1) -> str:
     return figure if value.interval is None else f"{figure} ({bounds(value.interval, digits)})"
 
 
+def middle(median: float | None, least: float | None, most: float | None) -> str:
+    """`13.02 (12.91 to 13.40)`; the figure alone where there is one."""
+    if median is None or least is None or most is None:
+        return MISSING
+    shown = decimal(median, 2)
+    return shown if least == most else f"{shown} ({decimal(least, 2)} to {decimal(most, 2)})"
+
+
+def rate(summary: CellSummary) -> str:
+    """`998 of 1,000`: what an open loop reached of what it asks for; alone where nobody knows."""
+    asked = asked_per_s(summary.cell.load_parameters)
+    reached = whole(summary.requests_per_s)
+    return reached if asked is None else f"{reached} of {whole(asked)}"
+
+
 def spread(value: Spread | None) -> str:
     """`CV 3.1 %, 40,112 to 44,870`."""
     if value is None:
@@ -111,8 +131,25 @@ def utc(stamp: str | None) -> str:
 
 
 def mode(cell: Cell) -> str:
-    """`kernel-uprobe (NAME)`: the mode and whatever else tells the cell from its neighbours."""
-    parts = [cell.tracer, cell.loader, placement(cell.placement)]
+    """`userspace-uprobe (NAME, hybrid, daemon)`: what tells the cell from its neighbours.
+
+    The usual loader and options of the runtime are not named; columns of their own hold them.
+    """
+    return _detailed(cell, None)
+
+
+def label(summary: CellSummary) -> str:
+    """mode(), with the grade of its evidence wherever that is not the full one.
+
+    So no figure of such a cell stands anywhere without it.
+    """
+    return _detailed(summary.cell, summary.grade)
+
+
+def _detailed(cell: Cell, grade: str | None) -> str:
+    loader = cell.loader if cell.loader != USUAL_LOADER else None
+    parts = [cell.tracer, placement(cell.placement), loader, runtime(cell.runtime)]
+    parts.append(grade if grade != GRADES[0] else None)
     detail = ", ".join(part for part in parts if part)
     return f"{cell.mode} ({detail})" if detail else cell.mode
 
@@ -124,3 +161,41 @@ def placement(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{site}={place}" for site, place in sorted(value.items()))
     return str(value)
+
+
+def places(placements: Mapping[str, str]) -> str:
+    """`userspace: casgstatus; kernel: 4 sites`: few sites by their names, many by their number."""
+    by_place: dict[str, list[str]] = {}
+    for name, place in placements.items():
+        by_place.setdefault(place, []).append(name)
+    order = sorted(by_place, key=lambda place: _PLACES.index(place) if place in _PLACES else -1)
+    shown = (f"{place}: {_named(by_place[place])}" for place in order if place != "untouched")
+    return "; ".join(shown) or ("no site" if placements else MISSING)
+
+
+_PLACES = ("userspace", "kernel", "untouched")
+_NAMED_AT_MOST = 3
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= _NAMED_AT_MOST else f"{len(names)} sites"
+
+
+def runtime(options: Mapping[str, Any]) -> str:
+    """The options of the userspace runtime that are not the usual ones: `no JIT, 100 MB`."""
+    usual = asdict(RuntimeOptions())
+    unusual = {name: value for name, value in options.items() if usual.get(name, value) != value}
+    return ", ".join(_OPTION_WORDS.get(name, "{}").format(value) for name, value in unusual.items())
+
+
+# One that is on or off says which of both is unusual.
+_OPTION_WORDS = {"jit": "no JIT", "shm_mb": "{} MB", "map_kind": "{} maps"}
+
+
+def declared(rule: HitsRule | None) -> str:
+    """`1 to 2.1, +10/connection`; one figure where both ends are the same."""
+    if rule is None:
+        return MISSING
+    ends = {f"{rule.minimum:g}": None, f"{rule.maximum:g}": None}
+    extra = f", +{rule.per_connection:g}/connection" if rule.per_connection else ""
+    return " to ".join(ends) + extra

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from uplab.analysis import Analysis, hits_per_request
+from uplab.analysis import Analysis, asked_per_s, hits_per_request
 from uplab.report import columns, text
 from uplab.results import Run, Trial
 
@@ -26,11 +26,16 @@ _FIELDS: dict[str, Callable[[Trial], Any]] = {
     "load": lambda t: t.cell.load,
     "loader": lambda t: t.cell.loader,
     "placement": lambda t: text.placement(t.cell.placement) or None,
+    "runtime_options": lambda t: text.runtime(t.cell.runtime) or None,
+    "sites_in_userspace": lambda t: _sites(t, "userspace"),
+    "sites_in_kernel": lambda t: _sites(t, "kernel"),
+    "evidence": lambda t: t.attestation_grade,
     "started_utc": lambda t: t.started_utc,
     "wall_s": lambda t: t.wall_s,
     "requests": lambda t: t.load and t.load.requests,
     "elapsed_s": lambda t: t.load and t.load.elapsed_s,
     "requests_per_s": lambda t: t.load and t.load.requests_per_s,
+    "asked_requests_per_s": lambda t: asked_per_s(t.cell.load_parameters),
     "transfer_bytes_per_s": lambda t: t.load and t.load.transfer_bytes_per_s,
     "latency_p50_us": lambda t: t.load and t.load.latency_us.get("p50"),
     "latency_p90_us": lambda t: t.load and t.load.latency_us.get("p90"),
@@ -41,6 +46,8 @@ _FIELDS: dict[str, Callable[[Trial], Any]] = {
     "steal_pct": lambda t: t.cpu and t.cpu.steal_pct,
     "foreign_pct": lambda t: t.cpu and t.cpu.foreign_pct,
     "hits_per_request": hits_per_request,
+    "events_emitted": lambda t: t.hits and t.hits.events_emitted,
+    "events_received": lambda t: t.hits and t.hits.events_received,
     "events_lost": lambda t: t.hits and t.hits.events_lost,
     "reasons": lambda t: columns.reasons(t) if t.reasons else None,
     "flags": lambda t: "; ".join(t.flags) or None,
@@ -59,6 +66,12 @@ def render(run: Run, analysis: Analysis) -> str:
         shown = [_field(read(trial)) for read in _FIELDS.values()]
         writer.writerow([*shown, _yes(trial.name in analysis.counted)])
     return out.getvalue()
+
+
+def _sites(trial: Trial, place: str) -> str | None:
+    """The names of the sites that lay in one place; None where there is none."""
+    sites = trial.hits.sites if trial.hits else ()
+    return " ".join(dict.fromkeys(site.name for site in sites if site.placement == place)) or None
 
 
 def _field(value: Any) -> Any:

@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tests.runs import KEPT, edit_json, make_run, write_json
+from tests.runs import KEPT, Traced, edit_json, make_run, write_json
 from uplab import results
 from uplab.errors import GateError, UsageError
 from uplab.report import markdown, terminal, trials_csv
@@ -74,14 +75,14 @@ def rendered(request: pytest.FixtureRequest, run_dir: Path) -> str:
         "tracer-only (gotrace) costs the http server",
         f"on the http server, not available here: {UNAVAILABLE}.",
         "Noise floor: 4.7 % slower or 4.9 % faster.",
-        "casgstatus 13.0, tls_read 2.0, tls_write 1.0",
-        "casgstatus 12.0, 0 at all 2 others",
+        "2 to 60, +200/connection",
+        "kernel, 13.0",
         "1 of 56 trials invalid: they do not count",
         "1 of 56 trials flagged: they count",
         "1 of 7 trials rejected (14.3 %); throughput lost with them 83.8 %",
         "Invalid trials (1 of 56)",
         WHY_INVALID,
-        "https-userspace-uprobe-gotrace-12B",
+        "https-userspace-uprobe-gotrace-hybrid-12B",
         "steal 6.1 % > 5.0 %",
         "single-stepped",
         "12,300",
@@ -238,17 +239,194 @@ def test_a_run_without_anything_is_still_a_report(tmp_path: Path) -> None:
     assert "Not measured in this run." in in_terminal(report_of(run_dir))
 
 
-def test_expected_cost_is_a_column_only_where_it_is_known(tmp_path: Path) -> None:
-    run_dir = synthetic(tmp_path / "run", blocks=3)
-    assert "hits x cost" not in markdown.render(report_of(run_dir))
+# ------------------------------------------------------------------------ how it was traced
+
+
+def userspace(directory: Path, **changes: Any) -> Path:
+    """A run in which userspace was traced in three ways."""
+    traced = (
+        Traced(),
+        Traced("hybrid", "daemon", {}, "daemon"),
+        Traced("hybrid-entries", "syscall-server", {"jit": False, "map_kind": "hash"}, "other"),
+    )
+    spec: dict[str, Any] = {"modes": tuple(KEPT), "servers": ("https",), "traced": traced}
+    return make_run(directory, **(spec | changes))
+
+
+def open_loop(directory: Path, **changes: Any) -> Path:
+    """A run at a fixed rate, which one mode does not keep up with."""
+    spec: dict[str, Any] = {
+        "modes": ("none", "none-again", "tracer-only", "kernel-uprobe"),
+        "servers": ("https",),
+        "loop": "open",
+        "reached": {"kernel-uprobe": 0.95},
+    }
+    return make_run(directory, **(spec | changes))
+
+
+def both(run_dir: Path) -> list[str]:
+    """A run as Markdown without its escapes, and in a terminal with room for everything."""
+    report = report_of(run_dir)
+    return [markdown.render(report).replace("\\", ""), in_terminal(report, 600)]
+
+
+def row_of(shown: str, label: str, *contents: str) -> str:
+    """The row of a table that begins with a label and holds all of these."""
+    (found,) = [
+        line
+        for line in shown.splitlines()
+        if re.match(rf"(\| )?{re.escape(label)}(  | \|)", line)
+        and all(content in line for content in contents)
+    ]
+    return found
+
+
+def test_each_way_of_tracing_in_userspace_is_a_row_of_its_own(tmp_path: Path) -> None:
+    for shown in both(userspace(tmp_path / "run")):
+        placed = "userspace: casgstatus; kernel: tls_write, tls_read"
+        assert row_of(shown, "userspace-uprobe (gotrace, hybrid)", placed, "syscall-server")
+        assert row_of(shown, "userspace-uprobe (gotrace, hybrid, daemon)", placed, " daemon ")
+        other = "userspace-uprobe (gotrace, hybrid-entries, no JIT, hash maps)"
+        assert row_of(shown, other, "userspace: casgstatus, tls_write, tls_read", "no JIT")
+        assert shown.count(f"{other} costs the https server") == 1
+
+
+def test_placement_says_of_each_site_where_it_lay(tmp_path: Path) -> None:
+    for shown in both(userspace(tmp_path / "run")):
+        assert row_of(
+            shown,
+            "userspace-uprobe (gotrace, hybrid)",
+            "userspace, 13.0",
+            "kernel, 1.0",
+            "kernel, 2.0",
+        )
+        assert row_of(shown, "tracer-only (gotrace)", "untouched")
+
+
+def test_a_run_without_userspace_has_no_columns_about_it(tmp_path: Path) -> None:
+    run_dir = synthetic(tmp_path / "run", unavailable={}, modes=("none", "kernel-uprobe"))
+    for shown in both(run_dir):
+        assert "loader" not in shown
+        assert "runtime options" not in shown
+
+
+def test_the_csv_says_how_each_trial_was_traced(tmp_path: Path) -> None:
+    report = report_of(userspace(tmp_path / "run", blocks=1))
+    rows = list(csv.DictReader(io.StringIO(trials_csv.render(report.run, report.analysis))))
+    found = {row["cell"]: row for row in rows}
+    hybrid = found["https-userspace-uprobe-gotrace-hybrid-12B"]
+    assert (hybrid["sites_in_userspace"], hybrid["sites_in_kernel"]) == (
+        "casgstatus",
+        "tls_write tls_read",
+    )
+    assert (hybrid["loader"], hybrid["runtime_options"]) == ("syscall-server", "")
+    other = found["https-userspace-uprobe-gotrace-hybrid-entries-other-12B"]
+    assert other["runtime_options"] == "no JIT, hash maps"
+    assert {row["evidence"] for row in rows} == {"proven"}
+    assert found["https-none-12B"]["sites_in_kernel"] == ""
+
+
+@pytest.mark.parametrize("grade", ["sites only", "links only"])
+def test_a_lower_grade_of_evidence_stands_with_every_figure(tmp_path: Path, grade: str) -> None:
+    run_dir = synthetic(tmp_path / "run", blocks=3, invalid={}, servers=("https",))
     for path in run_dir.glob("trials/*kernel-uprobe*/trial.json"):
         document = json.loads(path.read_text())
-        for site in document["hits"]["sites"]:
-            site["class"] = "emulated"
-        write_json(path, document)
-    shown = markdown.render(report_of(run_dir))
-    assert "hits x cost, us/req" in shown
-    assert "| 10.2 |" in shown  # 16 hits of 640.1 ns
+        edit_json(path, attestation=document["attestation"] | {"grade": grade})
+    for shown in both(run_dir):
+        named = [line for line in shown.splitlines() if "kernel-uprobe (gotrace" in line]
+        # The sentence, the bar, and a row of every table.
+        assert len(named) >= 8
+        assert all(f"kernel-uprobe (gotrace, {grade})" in line for line in named)
+        assert row_of(shown, "tracer-only (gotrace)", "proven")
+    report = report_of(run_dir)
+    rows = csv.DictReader(io.StringIO(trials_csv.render(report.run, report.analysis)))
+    assert {row["evidence"] for row in rows if row["mode"] == "kernel-uprobe"} == {grade}
+
+
+def test_the_audit_names_what_is_outside_of_its_range(tmp_path: Path) -> None:
+    run_dir = synthetic(tmp_path / "run", invalid={}, blocks=3, servers=("https",))
+    name = "kernel-uprobe (gotrace)"
+    for shown in both(run_dir):
+        assert row_of(shown, name, "casgstatus", "13.00", "2 to 60, +200/connection", "within")
+        assert row_of(shown, name, "events lost", "0.00", "within")
+    first = sorted(run_dir.glob("trials/*kernel-uprobe*/trial.json"))[0]
+    hits = json.loads(first.read_text())["hits"]
+    hits["by_name"]["casgstatus"] = {"hits": 7, "per_request": 0.0001}
+    hits["events"] |= {"emitted": 3, "lost": 99}
+    reasons = [{"code": "events-lost", "text": "events lost: 99"}]
+    edit_json(first, hits=hits, verdict={"valid": False, "reasons": reasons, "flags": []})
+    for shown in both(run_dir):
+        for what in ("casgstatus", "events emitted", "events lost"):
+            assert row_of(shown, name, what, "1 of 3 outside")
+
+
+def test_trials_that_lost_events_are_named(tmp_path: Path) -> None:
+    run_dir = synthetic(tmp_path / "run", invalid={}, blocks=3, servers=("https",))
+    lossy = sorted(run_dir.glob("trials/*kernel-uprobe*/trial.json"))[0]
+    reasons = [{"code": "events-lost", "text": "events lost: 42"}]
+    edit_json(lossy, verdict={"valid": False, "reasons": reasons, "flags": []})
+    shown = markdown.render(report_of(run_dir)).replace("\\", "")
+    assert f"- {lossy.parent.name}: invalid(events lost: 42)." in shown
+
+
+def test_the_cost_of_a_hit_has_its_class_and_its_source(tmp_path: Path) -> None:
+    run_dir = userspace(tmp_path / "run", blocks=3)
+    costs = json.loads((run_dir / "run.json").read_text())["hit_cost"]
+    for shown in both(run_dir):
+        assert row_of(shown, "userspace", "bpftime", "180", "gotrace")
+        assert row_of(shown, "single-stepped", "4883ec28", "5,200", "uprobe_multi")
+    failed = costs[-1] | {"ns_per_hit": None, "error": "agent: refused"}
+    whole = {"tracer": "other", "error": "exit code 1"}
+    edit_json(run_dir / "run.json", hit_cost=[*costs[:-1], failed, whole])
+    for shown in both(run_dir):
+        assert row_of(shown, "userspace", "not measurable", "agent: refused")
+        assert row_of(shown, "-", "not measurable", "exit code 1")
+
+
+def test_hits_times_cost_stand_beside_the_measured_cpu(tmp_path: Path) -> None:
+    run_dir = userspace(tmp_path / "run", blocks=3)
+    for shown in both(run_dir):
+        # 16 hits of 5,200 ns in the kernel; in the hybrid 13 of 180 ns and 3 of 5,200 ns.
+        assert row_of(shown, "kernel-uprobe (gotrace)", "83.2", "114.7", "tracer-only", "0.73")
+        assert row_of(shown, "userspace-uprobe (gotrace, hybrid)", "17.9", "tracer-only")
+    costs = json.loads((run_dir / "run.json").read_text())["hit_cost"]
+    edit_json(run_dir / "run.json", hit_cost=costs[:-1])
+    for shown in both(run_dir):
+        assert row_of(shown, "kernel-uprobe (gotrace)", "83.2", "tracer-only")
+        assert row_of(
+            shown, "userspace-uprobe (gotrace, hybrid)", "not measured: userspace", "tracer-only"
+        )
+
+
+# --------------------------------------------------------------------------- at a fixed rate
+
+
+def test_at_a_fixed_rate_the_report_speaks_of_cpu(tmp_path: Path) -> None:
+    for shown in both(open_loop(tmp_path / "run")):
+        assert "more CPU per request at a fixed rate of 1,000 req/s (95 % interval" in shown
+        assert "less CPU per request. The same untraced server" in shown
+        assert "extra CPU per request" in shown
+        assert "throughput" not in shown
+        assert "asks at a fixed rate of 1,000 req/s, whether answers came or not" in shown
+        assert "it waits for each answer" not in shown
+        assert row_of(shown, "tracer-only (gotrace)", "1,000 of 1,000")
+
+
+def test_a_rate_that_was_not_reached_is_said(tmp_path: Path) -> None:
+    for shown in both(open_loop(tmp_path / "run")):
+        assert row_of(shown, "kernel-uprobe (gotrace)", "950 of 1,000")
+        assert "in 6 of 6 trials (950 of 1,000 req/s)" in shown
+        assert shown.count("It did not keep up with that rate.") == 1
+        assert "Its p99 latency was" in shown
+    for shown in both(open_loop(tmp_path / "kept", reached={})):
+        assert "did not keep up" not in shown
+
+
+def test_the_chart_of_a_cost_reaches_beyond_all_of_it(tmp_path: Path) -> None:
+    lines = markdown.render(report_of(open_loop(tmp_path / "run"))).splitlines()
+    assert any(line.endswith("400 %                  800 %") for line in lines)
+    (kernel,) = [line for line in lines if line.startswith("kernel-uprobe (gotrace)  ")][:1]
+    assert 25 < kernel.count("█") < 40
 
 
 # ----------------------------------------------------------------------------------- foreign text
@@ -259,7 +437,17 @@ HOSTILE = "\x1b[31m\x1b]0;owned\x07<script>alert(1)</script> | [x](http://evil) 
 
 def make_hostile(value: Any, key: str = "") -> Any:
     """Every text of a document with something added that no report may pass on."""
-    kept = ("id", "trial", "plan_sha256", "outcome", "status", "mode", "started_utc", "sha256")
+    kept = (
+        "id",
+        "trial",
+        "plan_sha256",
+        "outcome",
+        "status",
+        "mode",
+        "started_utc",
+        "sha256",
+        "loop",
+    )
     if isinstance(value, dict):
         return {name: make_hostile(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -298,10 +486,15 @@ def test_a_chart_cannot_be_left_by_a_name(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ same bytes
 
 
-def test_the_report_is_the_golden_one(tmp_path: Path) -> None:
-    written = write_reports(synthetic(tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("make", "folder"), [(synthetic, ""), (userspace, "userspace"), (open_loop, "open-loop")]
+)
+def test_the_report_is_the_golden_one(
+    tmp_path: Path, make: Callable[[Path], Path], folder: str
+) -> None:
+    written = write_reports(make(tmp_path / "run"))
     for name in ("report.md", "trials.csv"):
-        made, golden = written.with_name(name), GOLDEN / name
+        made, golden = written.with_name(name), GOLDEN / folder / name
         if os.environ.get("UPLAB_UPDATE_GOLDEN") == "1":
             golden.write_bytes(made.read_bytes())
         assert made.read_text(encoding="utf-8") == golden.read_text(encoding="utf-8"), (

@@ -1,10 +1,14 @@
 """Figures and foreign text as a reader gets them."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uplab.analysis import Estimate, Interval, Spread
+from tests.handmade import cell
+from uplab.estimates import Estimate, Interval, Spread
+from uplab.hostside.spec import HitsRule
 from uplab.report import text
 
 
@@ -144,3 +148,70 @@ def test_sizes_and_placements() -> None:
     assert text.placement({"b": "kernel", "a": "userspace"}) == "a=userspace b=kernel"
     assert text.placement("hybrid") == "hybrid"
     assert text.placement(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, ""),
+        ({"jit": True, "shm_mb": 50, "map_kind": "array", "bpftime_prefix": ""}, ""),
+        ({"jit": False, "shm_mb": 100}, "no JIT, 100 MB"),
+        ({"map_kind": "percpu-hash", "bpftime_prefix": "/srv/b"}, "percpu-hash maps, /srv/b"),
+        ({"of a later uplab": 1}, ""),
+    ],
+)
+def test_only_unusual_options_of_the_runtime_are_named(options: dict[str, Any], shown: str) -> None:
+    assert text.runtime(options) == shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "userspace-uprobe (gotrace)"),
+        (
+            {"placement": "hybrid", "loader": "syscall-server"},
+            "userspace-uprobe (gotrace, hybrid)",
+        ),
+        (
+            {"placement": "entries", "loader": "daemon", "runtime": {"jit": False}},
+            "userspace-uprobe (gotrace, entries, daemon, no JIT)",
+        ),
+    ],
+)
+def test_a_cell_is_called_by_what_tells_it_from_its_neighbours(
+    changes: dict[str, Any], shown: str
+) -> None:
+    assert text.mode(cell("userspace-uprobe", **changes)) == shown
+
+
+@pytest.mark.parametrize(
+    ("places", "shown"),
+    [
+        ({}, "-"),
+        ({"a": "untouched"}, "no site"),
+        ({"b": "kernel", "a": "userspace", "c": "untouched"}, "userspace: a; kernel: b"),
+        (dict.fromkeys("abcd", "kernel"), "kernel: 4 sites"),
+        ({"a": "kernel and userspace"}, "kernel and userspace: a"),
+    ],
+)
+def test_places_in_short(places: dict[str, str], shown: str) -> None:
+    assert text.places(places) == shown
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        (None, "-"),
+        (HitsRule(0, 0), "0"),
+        (HitsRule(1, 2.1), "1 to 2.1"),
+        (HitsRule(1, 1, 5), "1, +5/connection"),
+    ],
+)
+def test_a_declared_range(rule: HitsRule | None, shown: str) -> None:
+    assert text.declared(rule) == shown
+
+
+def test_a_median_with_its_ends() -> None:
+    assert text.middle(13, 12.911, 13.4) == "13.00 (12.91 to 13.40)"
+    assert text.middle(13, 13, 13) == "13.00"
+    assert text.middle(None, None, None) == "-"
