@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ def measure(lab: Lab, *settings: str, only: str | None = None) -> Outcome:
     """Run the matrix on a port of its own."""
     port = f"servers.nginx.port={free_port()}"
     return lab.measure(port, *settings, only=only, name=str(MATRIX))
+
+
+def closed(connections: int) -> str:
+    """The setting that puts the closed loop into the matrix."""
+    return f"load={{name: h2load-closed, connections: {connections}, duration_s: 1}}"
 
 
 def tracer(lab: Lab, script: str, **changes: Any) -> str:
@@ -50,8 +56,9 @@ def test_it_joins_the_matrix_without_a_change_of_uplab(lab: Lab) -> None:
     shipped = outcome.trial("nginx-as-shipped-bpftrace-12B")
     assert [trial["attestation"]["grade"] for trial in (declared, shipped)] == ["proven"] * 2
     for trial in (declared, shipped):
-        counted = trial["hits"]["by_name"]["all probes"]
-        assert counted["per_request"] == pytest.approx(6, abs=3)
+        counted = trial["hits"]["by_name"]
+        assert counted["ssl_read"]["per_request"] == pytest.approx(2, abs=1)
+        assert counted["ssl_write"]["per_request"] == pytest.approx(1, abs=0.5)
         assert "libssl.so.3" in str(trial["attestation"]["after"])
 
 
@@ -92,8 +99,51 @@ def test_one_that_never_says_that_it_is_ready_is_told(lab: Lab) -> None:
 def test_probes_elsewhere_than_declared_are_no_evidence(lab: Lab) -> None:
     sites = [{"name": "s", "symbol": "SSL_peek", "at": "entry", "file": "libssl.so.3", "hits": []}]
     modes = {"kernel-uprobe": {"placement": "kernel"}}
-    script = f"exec bpftrace {ADAPTERS}/tracers/bpftrace/ssl.bt"
+    folder = ADAPTERS / "tracers" / "bpftrace"
+    script = f"exec sh {folder}/start.sh bpftrace {folder}/ssl.bt {{pid}}"
     more = {"sites": sites, "modes": modes, "ready_line": "^Attaching", "attached_timeout_s": 4}
     settings = tracer(lab, script, **more)
     outcome = measure(lab, settings, "factors.tracer=[theirs]", only="mode=kernel-uprobe")
     assert set(outcome.codes("nginx-kernel-uprobe-theirs-12B")) == {"bytes", "site-unchanged"}
+
+
+def test_an_open_loop_keeps_its_rate_whatever_a_request_costs(lab: Lab) -> None:
+    outcome = measure(lab, "load.rate_per_s=500", only="mode=none,mode=kernel-uprobe")
+    assert outcome.code == 0, outcome.stderr
+    trials = [outcome.trial(f"nginx-{mode}-12B") for mode in ("none", "kernel-uprobe-bpftrace")]
+    for trial in trials:
+        assert trial["verdict"]["reasons"] == []
+        assert trial["load"]["requests_per_s"] == pytest.approx(500, rel=0.1)
+        latency_us = trial["load"]["latency_us"]
+        assert 0 < latency_us["min"] <= latency_us["p50"] <= latency_us["p99"] <= latency_us["max"]
+        assert trial["cpu"]["server_us_per_request"] > 0
+
+
+def test_a_closed_loop_waits_for_each_answer(lab: Lab) -> None:
+    outcome = measure(lab, closed(4), only="mode=none,mode=kernel-uprobe")
+    assert outcome.code == 0, outcome.stderr
+    for trial in outcome.trials:
+        assert trial["verdict"]["reasons"] == []
+        assert trial["cell"]["load"] == "h2load-closed"
+        # Its four connections each have one request on the way, and never more.
+        load = trial["load"]
+        assert 1 < load["requests_per_s"] * load["latency_us"]["avg"] / 1e6 <= 4.1
+
+
+def test_a_rate_that_nobody_could_keep_is_no_measurement(lab: Lab) -> None:
+    outcome = measure(lab, "load.rate_per_s=1000000", only="mode=none")
+    (reason,) = outcome.trial("nginx-none-12B")["verdict"]["reasons"]
+    assert reason["code"] == "load"
+    assert reason["text"].startswith("asked for 1000000 requests/s, sent were ")
+    assert "lower rate_per_s" in reason["text"]
+
+
+def test_a_log_of_requests_that_would_fill_the_disk_ends_the_load(lab: Lab) -> None:
+    folder = lab.folder / "more" / "loads" / "h2load-brief"
+    shutil.copytree(ADAPTERS / "loads" / "h2load", folder)
+    text = (folder / "adapter.yml").read_text().replace("name: h2load", "name: h2load-brief")
+    (folder / "adapter.yml").write_text(text.replace("268435456", "4096"))
+    settings = (f"adapters=[{ADAPTERS}, {lab.folder / 'more'}]", "load.name=h2load-brief")
+    outcome = measure(lab, *settings, only="mode=none")
+    first, *_ = outcome.trial("nginx-none-12B")["verdict"]["reasons"]
+    assert first["text"].startswith("h2load's log of requests is full: ")

@@ -205,13 +205,13 @@ def test_what_is_no_adapter_s_name(project: Path, adapter: str) -> None:
 
 def test_an_unknown_adapter_is_told_with_the_nearest(project: Path) -> None:
     said = refusal(project, "tracer/mutt")
-    assert said == "no tracer 'mutt'; did you mean mute? There are mute"
-    assert refusal(project, "load/zzz") == "no load 'zzz'. There are fetch"
+    assert said == "no tracer 'mutt'; did you mean mute? There are bpftrace, mute"
+    assert refusal(project, "load/zzz") == "no load 'zzz'. There are fetch, h2load, h2load-closed"
 
 
 def test_an_unknown_server_is_told_with_the_nearest(project: Path) -> None:
     said = refusal(project, "tracer/mute", "ecco")
-    assert said == "no server 'ecco'; did you mean echo? There are echo"
+    assert said == "no server 'ecco'; did you mean echo? There are echo, nginx"
 
 
 def test_a_server_is_certified_with_itself(project: Path) -> None:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
-from uplab import errors
+import pytest
+import yaml
+from invoke.parser import Parser
+
+import tasks
+from uplab import adapters, errors, matrix
 from uplab.hostside.reasons import REASONS
 from uplab.matrix import Factors, Matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md")]
+EXAMPLE = ROOT / "docs" / "how-to" / "add-your-tracer-server-load.md"
+BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The arguments of each ``./invoke`` in a document's blocks that has any."""
+    lines = "\n".join(BLOCK.findall(document.read_text())).splitlines()
+    found = (re.match(r"(?:sudo |# )?\./invoke ([a-z][^#]*)", line) for line in lines)
+    return [shlex.split(match[1]) for match in found if match]
 
 
 def test_every_reason_is_in_the_reference() -> None:
@@ -35,8 +51,62 @@ def test_every_field_of_a_matrix_is_in_the_reference() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md")]
-    for document in documents:
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_in_a_document_is_one(document: Path) -> None:
+    parser = Parser(contexts=tasks.wire().to_contexts())
+    for arguments in commands(document):
+        parsed = parser.parse_argv(arguments)
+        assert [context.name for context in parsed] == [arguments[0]]
+
+
+def test_an_example_quotes_the_tested_files() -> None:
+    blocks = BLOCK.findall(EXAMPLE.read_text())
+    quoted = [block.split("\n", 1) for block in blocks if block.startswith("# tests/")]
+    assert len(quoted) >= 6
+    for first, rest in quoted:
+        name = first.removeprefix("# ")
+        assert rest in (ROOT / name).read_text(), f"{EXAMPLE.name} quotes {name} wrongly"
+
+
+def test_an_example_s_folders_are_there() -> None:
+    for folder, files in re.findall(r"^  (\w+/\w+)/ +(.*)$", EXAMPLE.read_text(), re.MULTILINE):
+        for file in files.split():
+            assert (ROOT / "tests" / "data" / "adapters" / folder / file).is_file()
+
+
+def test_the_matrices_of_an_example_load() -> None:
+    named = [part for line in commands(EXAMPLE) for part in line if part.endswith(".yml")]
+    assert named
+    for name in named:
+        assert matrix.load(name, ROOT).cells
+
+
+def test_every_field_of_an_adapter_in_the_example_is_one() -> None:
+    known = {name for kind in adapters.KINDS for name in adapters.json_schema(kind)["properties"]}
+    for block in BLOCK.findall(EXAMPLE.read_text()):
+        if block.startswith("# tests/data/adapters"):
+            assert set(yaml.safe_load(block)) <= known
+
+
+def test_the_explanation_names_every_factor_with_its_default() -> None:
+    text = (ROOT / "docs" / "explanation" / "userspace-uprobes.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| `?([\w-]+)`? \|$", text, re.MULTILINE))
+    factors = ("placement", "loader", "jit", "shm_mb", "map_kind", "bpftime_prefix")
+    for name in factors:
+        (default,) = Factors.model_fields[name].default
+        assert rows[name] == (str(default).lower() or "empty"), name
+
+
+def test_the_placements_of_the_explanation_are_the_adapter_s() -> None:
+    text = (ROOT / "docs" / "explanation" / "userspace-uprobes.md").read_text()
+    mode = adapters.load([ROOT]).tracers["gotrace"].modes["userspace-uprobe"]
+    (row,) = re.findall(r"gotrace has (.*?) \|", text)
+    assert re.findall(r"`([\w-]+)`", row) == list(mode.placements)
+    for name in mode.placements:
+        assert re.search(rf"^\| `{name}` \| ", text, re.MULTILINE)

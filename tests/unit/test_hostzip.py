@@ -47,9 +47,12 @@ def test_it_holds_hostside_and_the_files_of_the_adapters(registry: Registry) -> 
             "uplab/__init__.py",
             "adapters/loads/fetch/adapter.py",
             "adapters/loads/fetch/more/script.lua",
+            "adapters/loads/h2load-closed/adapter.py",
             "adapters/loads/h2load/adapter.py",
+            "adapters/loads/h2load/start.sh",
             "adapters/servers/nginx/start.sh",
             "adapters/tracers/bpftrace/ssl.bt",
+            "adapters/tracers/bpftrace/start.sh",
             *hostside,
         ]
     )
@@ -123,4 +126,6 @@ def test_the_machine_s_own_python_runs_it_isolated(registry: Registry, tmp_path:
         "cells": {},
         "artifacts": {},
         "root": os.geteuid() == 0,
+        "untested": [],
+        "touched": None,
     }

@@ -1,6 +1,7 @@
 """uplab/matrix.py: factors to cells, and every wrong field with file, line and what is allowed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from uplab import adapters, matrix
 from uplab.errors import EXIT_USAGE, UsageError
-from uplab.hostside.spec import MODES, UNTRACED_MODES
+from uplab.hostside.spec import MODES, UNTRACED_MODES, RuntimeOptions
 from uplab.matrix import Experiment, size_name
 
 ROOT = Path(__file__).parents[2]
@@ -70,22 +71,58 @@ def ids(experiment: Experiment) -> list[str]:
 # --- the shipped ones -----------------------------------------------------------------------------
 
 
+USERSPACE = [
+    f"userspace-uprobe-{tracer}-{placement}{loader}"
+    for tracer in ("deepflow", "gotrace")
+    for placement in ("hybrid", "entries", "hybrid-entries")
+    for loader in ("", "-daemon")
+]
+PUBLISHED = [
+    "none",
+    "none-again",
+    *(f"{mode}-{tracer}" for mode in MODES[2:4] for tracer in ("deepflow", "gotrace")),
+    *USERSPACE,
+]
+
+
+def as_published(experiment: Experiment) -> None:
+    """The load, the warm-up and the ports of the published experiment."""
+    for cell in experiment.cells:
+        load = cell.load_parameters
+        assert (load["threads"], load["connections"], load["duration_s"]) == (10, 100, 10)
+        assert cell.server_parameters["port"] == {"https": 446, "http": 447}[cell.server]
+        assert cell.runtime in (None, RuntimeOptions())
+    assert (experiment.matrix.warm_up_s, experiment.matrix.blocks) == (2, 6)
+
+
 def test_the_published_experiment() -> None:
     seed = matrix.load("seed", ROOT)
     assert seed.source == "matrices/seed.yml"
-    cells = seed.cells
-    servers = list(seed.registry.servers)
-    tracers = list(seed.registry.tracers)
-    assert {(cell.server, cell.mode) for cell in cells} == {
-        (server, mode) for server in servers for mode in MODES if mode != "as-shipped"
-    }
-    assert len(cells) == len(servers) * (2 + 3 * len(tracers))
-    assert {cell.body_bytes for cell in cells} == {12}
-    parameters = cells[0].load_parameters
-    assert (parameters["threads"], parameters["connections"]) == (10, 100)
-    assert parameters["duration_s"] == 10
-    assert seed.matrix.blocks == 6
-    assert {cell.server_parameters["port"] for cell in cells} == {446, 447}
+    assert ids(seed) == [f"{server}-{way}-12B" for server in ("https", "http") for way in PUBLISHED]
+    assert len(seed.cells) == 36
+    as_published(seed)
+
+
+def test_the_published_experiment_over_the_published_sizes() -> None:
+    sizes = matrix.load("sizes", ROOT)
+    names = ("12B", "1KiB", "2KiB", "4KiB", "16KiB", "128KiB", "256KiB")
+    assert ids(sizes) == [
+        f"{server}-{way}-{size}"
+        for server in ("https", "http")
+        for size in names
+        for way in PUBLISHED
+    ]
+    assert len(sizes.cells) == 252
+    as_published(sizes)
+
+
+def test_a_minute_shows_every_mode() -> None:
+    smoke = matrix.load("smoke", ROOT)
+    assert [(cell.server, cell.mode) for cell in smoke.cells] == [
+        (server, mode) for server in ("https", "http") for mode in MODES if mode != "as-shipped"
+    ]
+    seconds = smoke.matrix.warm_up_s + smoke.cells[0].load_parameters["duration_s"]
+    assert 45 <= smoke.matrix.blocks * len(smoke.cells) * seconds <= 75
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "matrices").glob("*.yml")))
@@ -128,13 +165,13 @@ def test_factors_become_cells_in_the_order_of_the_file(project: Path) -> None:
         "echo-none-again-12B",
         "echo-tracer-only-mute-12B",
         "echo-kernel-uprobe-mute-12B",
-        "echo-userspace-uprobe-mute-12B",
+        "echo-userspace-uprobe-mute-hybrid-12B",
         "echo-as-shipped-mute-12B",
         "echo-none-4KiB",
         "echo-none-again-4KiB",
         "echo-tracer-only-mute-4KiB",
         "echo-kernel-uprobe-mute-4KiB",
-        "echo-userspace-uprobe-mute-4KiB",
+        "echo-userspace-uprobe-mute-hybrid-4KiB",
         "echo-as-shipped-mute-4KiB",
     ]
 
@@ -169,6 +206,60 @@ def test_what_does_not_apply_is_dropped_and_equal_cells_are_merged(project: Path
 def test_without_tracers_untraced_modes_are_enough(project: Path) -> None:
     experiment = load(project, factors={"server": ["echo"], "mode": ["none", "none-again"]})
     assert ids(experiment) == ["echo-none-12B", "echo-none-again-12B"]
+
+
+def userspace(project: Path, **changes: Any) -> Experiment:
+    """The cells of one userspace mode, with these factors."""
+    return load(project, factors=factors(mode=["none", "userspace-uprobe"], **changes))
+
+
+@pytest.mark.parametrize(
+    ("factor", "values", "parts"),
+    [
+        ("placement", ["entries", "hybrid"], ["entries", "hybrid"]),
+        ("loader", ["syscall-server", "daemon"], ["hybrid", "hybrid-daemon"]),
+        ("jit", [True, False], ["hybrid", "hybrid-nojit"]),
+        ("shm_mb", [50, 100], ["hybrid", "hybrid-shm100"]),
+        ("map_kind", ["array", "percpu-hash"], ["hybrid", "hybrid-percpu-hash"]),
+        ("bpftime_prefix", ["", "/opt/a/b"], ["hybrid", "hybrid-bpftime2"]),
+    ],
+)
+def test_a_factor_of_userspace_modes_is_named_where_it_is_not_the_default(
+    project: Path, factor: str, values: list[Any], parts: list[str]
+) -> None:
+    experiment = userspace(project, **{factor: values})
+    wanted = [f"echo-userspace-uprobe-mute-{part}-12B" for part in parts]
+    assert ids(experiment) == ["echo-none-12B", *wanted]
+    none, *varied = experiment.cells
+    assert (none.placement, none.loader, none.runtime) == (None, None, None)
+    seen = [
+        getattr(cell if factor in ("placement", "loader") else cell.runtime, factor)
+        for cell in varied
+    ]
+    assert seen == values
+
+
+def test_a_userspace_cell_has_the_defaults_of_the_factors(project: Path) -> None:
+    cell = userspace(project).cells[1]
+    assert (cell.placement, cell.loader) == ("hybrid", "syscall-server")
+    assert cell.runtime == RuntimeOptions(jit=True, shm_mb=50, map_kind="array", bpftime_prefix="")
+
+
+def test_placement_and_loader_can_be_chosen(project: Path) -> None:
+    changes = factors(
+        mode=["none", "userspace-uprobe"],
+        placement=["hybrid", "entries"],
+        loader=["syscall-server", "daemon"],
+    )
+    kept = load(project, only="placement=entries,loader=daemon", factors=changes)
+    assert ids(kept) == ["echo-userspace-uprobe-mute-entries-daemon-12B"]
+
+
+def test_a_placement_that_no_tracer_knows_is_misspelt() -> None:
+    with pytest.raises(
+        UsageError, match=r"factors\.placement\.0: no 'hybird'; allowed are entries"
+    ):
+        matrix.load("seed", ROOT, ["factors.placement=[hybird]"])
 
 
 @given(
@@ -290,7 +381,7 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
         (
             {"colour": "red"},
             "m.yml:22: colour: no such field; allowed are adapters, blocks, factors, limits, load, "
-            "name, repeat, schema, seed, servers, summary, warm_up_s",
+            "name, repeat, schema, seed, servers, summary, tracers, warm_up_s",
         ),
         ({"blocks": 0}, "m.yml:21: blocks: input should be greater than or equal to 1, found 0"),
         ({"blocks": "many"}, "m.yml:21: blocks: input should be a valid integer"),
@@ -308,6 +399,21 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
         (
             {"factors": factors(body_bytes=[0])},
             "m.yml:14: factors.body_bytes.0: input should be gr",
+        ),
+        ({"factors": factors(placement=[])}, "m.yml:"),
+        (
+            {"factors": factors(loader=["deamon"])},
+            "m.yml:16: factors.loader.0: input should be 'syscall-server' or 'daemon', found 'dea",
+        ),
+        ({"factors": factors(jit=["no"])}, "m.yml:16: factors.jit.0: input should be a valid boo"),
+        ({"factors": factors(shm_mb=[5])}, "m.yml:16: factors.shm_mb.0: input should be greater"),
+        (
+            {"factors": factors(map_kind=["tree"])},
+            "m.yml:16: factors.map_kind.0: input should be 'array', 'hash', 'percpu-array' or",
+        ),
+        (
+            {"factors": factors(bpftime_prefix=["own"])},
+            "m.yml:16: factors.bpftime_prefix.0: string should match pattern",
         ),
         ({"factors": factors(body_bytes=[1 << 31])}, "m.yml:14: factors.body_bytes.0: input shoul"),
         ({"factors": factors(size=1)}, "m.yml:15: factors.size: no such field; allowed are body_b"),
@@ -351,6 +457,23 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
             "m.yml:20: servers.echo.gate: no such field; allowed are port",
         ),
         ({"servers": {"eco": {}}}, "m.yml:19: servers.eco: no 'eco'; allowed are echo, nginx"),
+        ({"tracers": {"mut": {}}}, "m.yml:23: tracers.mut: no 'mut'; allowed are bpftrace, mute"),
+        (
+            {"tracers": {"mute": {"attached_timeout_s": 0}}},
+            "m.yml:24: tracers.mute.attached_timeout_s: input should be greater than 0, found 0",
+        ),
+        (
+            {"tracers": {"mute": {"attached_timeout_s": 3601}}},
+            "m.yml:24: tracers.mute.attached_timeout_s: input should be less than or equal to 3600",
+        ),
+        (
+            {"tracers": {"mute": {"attached_timeout_s": "soon"}}},
+            "m.yml:24: tracers.mute.attached_timeout_s: input should be a valid number",
+        ),
+        (
+            {"tracers": {"mute": {"timeout": 5}}},
+            "m.yml:24: tracers.mute.timeout: no such field; allowed are attached_timeout_s",
+        ),
         (
             {"limits": {"steal": 1}},
             "m.yml:23: limits.steal: no such field; allowed are foreign_pct",
@@ -378,7 +501,10 @@ def test_a_wrong_field_is_told_with_its_line_and_what_is_allowed(
     [
         ("load.threads=1", "load.threads: no such field; allowed are duration_s, requests"),
         ("load.requests=-1", "load.requests: allowed are 0 to 100000 (requests), found -1"),
-        ("load.name=curl", "load.name: no 'curl'; allowed are fetch, h2load"),
+        (
+            "load.name=curl",
+            "load.name: no 'curl'; allowed are fetch, h2load, h2load-closed",
+        ),
         ("factors.server=[eco]", "factors.server.0: no 'eco'; allowed are echo, nginx"),
         ("servers.eco.port=1", "servers.eco: no 'eco'; allowed are echo, nginx"),
         ("blocks=0", "blocks: input should be greater than or equal to 1, found 0"),
@@ -392,3 +518,10 @@ def test_a_wrong_setting_is_told_like_the_file(project: Path, setting: str, mess
 def test_all_wrong_names_are_told_at_once(project: Path) -> None:
     said = refusal(project, factors=factors(server=["a", "b"]), load={"name": "c"})
     assert len(said.splitlines()) == 3
+
+
+def test_a_matrix_may_say_how_long_a_tracer_may_take(project: Path) -> None:
+    before = load(project).registry.tracers["mute"]
+    patient = load(project, tracers={"mute": {"attached_timeout_s": 61}}).registry.tracers["mute"]
+    assert patient == replace(before, attached_timeout_s=61)
+    assert load(project, tracers={"mute": {}}).registry.tracers["mute"] == before
