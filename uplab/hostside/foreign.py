@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from uplab.hostside import elf, procfs, runcounts
-from uplab.hostside.attest import Evidence, ExpectedSite, Grade, Placement
+from uplab.hostside import elf, procfs
+from uplab.hostside.attest import Evidence, ExpectedSite, Grade, Placement, differences
 from uplab.hostside.children import Child
 from uplab.hostside.errors import TrialError
 from uplab.hostside.loop import Loop
-from uplab.hostside.runcounts import Program
-from uplab.hostside.spec import Site
+from uplab.hostside.spec import Site, TracerAdapter, fill
 from uplab.hostside.tracing import instruction_class
 
 _SETTLE_S = 0.2
+#: A tracer that tells of no event for this long has told of all; and how long that may take.
+_CALM_S = 0.5
+_CALM_TIMEOUT_S = 10.0
+_NEAR_RETURNS = b"\xc3\xc2"
 
 
 def wait_ready(loop: Loop, child: Child, ready_line: str, timeout_s: float) -> str:
@@ -44,24 +49,43 @@ def wait_ready(loop: Loop, child: Child, ready_line: str, timeout_s: float) -> s
     raise TrialError("tracer-not-ready", text)
 
 
-def declared_sites(
-    sites: Sequence[Site], pids: Sequence[int], placement: Placement
-) -> list[ExpectedSite]:
-    """Where the declared sites lie in the files that the server has mapped.
+@dataclass(frozen=True)
+class Located:
+    """A declared site and the symbol that it belongs to, in one file of the server's."""
+
+    site: Site
+    file: str
+    opened: Path
+    symbol: elf.Symbol
+
+    def expected(self, offset: int, placement: Placement) -> ExpectedSite:
+        """One place of it."""
+        with self.opened.open("rb") as stream:
+            stream.seek(offset)
+            code = stream.read(5)
+        return ExpectedSite(
+            name=self.site.name,
+            symbol=self.site.symbol,
+            at=self.site.at,
+            file=self.file,
+            offset=offset,
+            placement=placement,
+            instruction_class=instruction_class(code),
+        )
+
+
+def locate(sites: Sequence[Site], pids: Sequence[int]) -> list[Located]:
+    """Find the symbols of the declared sites in the files that the server has mapped.
 
     Args:
-        sites: of the adapter; only entries, because a RET is found by disassembly.
+        sites: of the adapter.
         pids: the server's processes, the first one first.
-        placement: of all of them.
 
     Raises:
         TrialError: ``sites-disagree`` where no process maps the file, or it has no such symbol.
     """
-    found: dict[tuple[str, int], ExpectedSite] = {}
+    found = []
     for site in sites:
-        if site.at != "entry":
-            text = f"{site.name}: only entries can be declared for a tracer that lists no sites"
-            raise TrialError("sites-disagree", text)
         files = _files(site, pids)
         if not files:
             text = f"{site.name}: no process of the server maps {site.file}"
@@ -70,19 +94,96 @@ def declared_sites(
             symbol = elf.symbols(opened, [site.symbol]).get(site.symbol)
             if symbol is None:
                 raise TrialError("sites-disagree", f"{file} has no symbol {site.symbol}")
-            with opened.open("rb") as stream:
-                stream.seek(symbol.offset)
-                code = stream.read(5)
-            found[file, symbol.offset] = ExpectedSite(
-                name=site.name,
-                symbol=site.symbol,
-                at=site.at,
-                file=file,
-                offset=symbol.offset,
-                placement=placement,
-                instruction_class=instruction_class(code),
-            )
+            found.append(Located(site, file, opened, symbol))
+    return found
+
+
+def entries(located: Iterable[Located], placed: Mapping[str, Placement]) -> list[ExpectedSite]:
+    """The declared entries, each with its placement; two names of one place are one site."""
+    found: dict[tuple[str, int], ExpectedSite] = {}
+    for part in located:
+        if part.site.at == "entry":
+            place = part.file, part.symbol.offset
+            found[place] = part.expected(part.symbol.offset, placed[part.site.name])
     return list(found.values())
+
+
+def anywhere(
+    sites: Sequence[Site], placed: Mapping[str, Placement], pids: Sequence[int]
+) -> list[ExpectedSite]:
+    """The declared sites of a mode in which none is expected: what may have been hit.
+
+    Args:
+        sites: of the adapter.
+        placed: their placement by name; those that nobody placed are taken for the kernel's.
+        pids: the server's processes.
+
+    Returns:
+        those that can be found, RETs as far as they were altered.
+    """
+    placed = {site.name: placed.get(site.name, "kernel") for site in sites}
+    located: list[Located] = []
+    for site in sites:
+        with suppress(TrialError):
+            located += locate([site], pids)
+    return [*entries(located, placed), *returns(located, placed, pids)[0]]
+
+
+def returns(
+    located: Iterable[Located], placed: Mapping[str, Placement], pids: Sequence[int]
+) -> tuple[list[ExpectedSite], list[str]]:
+    """The declared RETs that the tracer has probed, as far as it has.
+
+    Which ones there are only a disassembler knows. But who alters one byte in the middle of an
+    instruction breaks the program, so an altered byte that is a near return in the file is one.
+
+    Args:
+        located: declared sites; entries are left out.
+        placed: their placement by name.
+        pids: the server's processes.
+
+    Returns:
+        the sites, and a problem for each declared site of which no RET was altered.
+    """
+    found: dict[tuple[str, int], ExpectedSite] = {}
+    problems = []
+    for part in located:
+        placement = placed[part.site.name]
+        if part.site.at != "ret" or placement == "untouched":
+            continue
+        offsets = {offset for pid in pids for offset in _altered_returns(pid, part)}
+        for offset in sorted(offsets):
+            found[part.file, offset] = part.expected(offset, placement)
+        if not offsets:
+            problems.append(
+                f"probe site unchanged: {part.site.name} ({part.site.symbol} ret, {part.file}) "
+                f"should be in {placement}, and no return of it was altered"
+            )
+    return list(found.values()), problems
+
+
+def _altered_returns(pid: int, part: Located) -> list[int]:
+    """The offsets in the file of a symbol's returns that differ in a process."""
+    symbol = part.symbol
+    found = []
+    try:
+        with part.opened.open("rb") as stream:
+            stream.seek(symbol.offset)
+            code = stream.read(symbol.size_bytes)
+        mappings = procfs.maps(pid)
+        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+            for mapping in mappings:
+                end = mapping.offset + mapping.end - mapping.start
+                inside = mapping.offset <= symbol.offset and symbol.offset + len(code) <= end
+                if not (mapping.executable and mapping.path == part.file and inside):
+                    continue
+                memory.seek(mapping.start + symbol.offset - mapping.offset)
+                altered = differences(code, memory.read(len(code)).ljust(len(code), b"\0"))
+                found += [symbol.offset + at for at in altered if code[at] in _NEAR_RETURNS]
+    except OSError:
+        # Whether the server still lives is looked at by who compares all of it.
+        return []
+    return found
 
 
 def _files(site: Site, pids: Sequence[int]) -> dict[str, Path]:
@@ -146,16 +247,53 @@ def grade(evidence: Evidence, *, counted: bool, attached: int) -> Grade | None:
     return "links only" if attached else None
 
 
-def hits(
-    before: Mapping[int, Program], after: Mapping[int, Program], requests: int | None
-) -> dict[str, Any]:
-    """The runs of all programs on probes during the warm-up, in the form of a trial's hits."""
-    runs = runcounts.runs_between(dict(before), dict(after))
-    per_request = runs / requests if requests else None
-    return {
-        "sites": [],
-        "by_name": {"all probes": {"hits": runs, "per_request": per_request}},
-        "events": {},
-        "counted": "by the kernel, in the warm-up",
-        "warm_up_requests": requests,
-    }
+def meter(adapter: TracerAdapter, server_pid: int) -> Meter:
+    """What counts a tracer's events of one server."""
+    values = {"pid": server_pid}
+    event, lost = adapter.event_line, adapter.lost_line
+    return Meter(event and fill(event, values), lost and fill(lost, values))
+
+
+@dataclass
+class Meter:
+    """Counts a tracer's events, and those it lost, in what it prints.
+
+    Args:
+        event_line: finds each event once; None where it prints none.
+        lost_line: its group is a number of lost ones; None where nothing tells.
+    """
+
+    event_line: str | None = None
+    lost_line: str | None = None
+    emitted: int = 0
+    lost: int = 0
+
+    def __post_init__(self) -> None:
+        self._event = re.compile(self.event_line.encode()) if self.event_line else None
+        self._lost = re.compile(self.lost_line.encode()) if self.lost_line else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is anything to count."""
+        return self._event is not None or self._lost is not None
+
+    def take(self, block: bytes) -> None:
+        """Count in whole lines, many at once: a tracer may print 30 MB in a second."""
+        if self._event is not None:
+            self.emitted += sum(1 for _ in self._event.finditer(block))
+        if self._lost is not None:
+            self.lost += sum(int(match.group(1)) for match in self._lost.finditer(block))
+
+    def settle(self, loop: Loop, child: Child) -> None:
+        """Wait until the tracer has told what it still held back, at most a few seconds."""
+        last = -1
+        calm_s = time.monotonic() + _CALM_S
+
+        def calm() -> bool:
+            nonlocal last, calm_s
+            if self.emitted != last:
+                last, calm_s = self.emitted, time.monotonic() + _CALM_S
+            return child.ended or time.monotonic() >= calm_s
+
+        if self._event is not None:
+            loop.until(calm, _CALM_TIMEOUT_S, _CALM_S / 4)

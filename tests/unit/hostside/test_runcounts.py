@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from uplab.hostside import runcounts
@@ -57,20 +59,32 @@ def test_a_link_is_read(shown: list[str]) -> None:
 
 
 def test_runs_are_what_counts_grew_by() -> None:
-    before = {1: Program(1, PROBE_PROGRAM, 10, 0), 2: Program(2, 17, 5, 0)}
+    before = {1: Program(1, PROBE_PROGRAM, 10, 0), 2: Program(2, PROBE_PROGRAM, 5, 0)}
     after = {
         1: Program(1, PROBE_PROGRAM, 25, 0),
-        2: Program(2, 17, 500, 0),
+        2: Program(2, PROBE_PROGRAM, 500, 0),
         3: Program(3, PROBE_PROGRAM, 4, 0),
     }
-    # Program 2 is no probe's; program 3 came meanwhile; one that went cannot be counted.
-    assert runcounts.runs_between(before, after) == 19
-    assert runcounts.runs_between(after, {}) == 0
+    # Program 2 is on a kprobe; program 3 came meanwhile; one that went cannot be counted.
+    assert runcounts.runs_between(before, after, {1, 3}) == {1: 15, 3: 4}
+    assert runcounts.runs_between(after, {}, {1}) == {}
 
 
 def test_what_is_gone_holds_nothing() -> None:
     assert runcounts.programs([1 << 22]) == {}
     assert runcounts.links([1 << 22]) == {}
+    assert runcounts.probes([1 << 22]) == []
+
+
+def test_what_holds_no_perf_event_has_no_probes() -> None:
+    assert runcounts.probes([os.getpid()]) == []
+
+
+def test_who_may_not_ask_for_probes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runcounts, "_perf_events", lambda _pid: iter([3]))
+    monkeypatch.setattr(runcounts, "syscall_number", lambda: None)
+    with pytest.raises(OSError, match="not implemented"):
+        runcounts.probes([os.getpid()])
 
 
 def test_counting_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
