@@ -21,6 +21,7 @@ BPF_PROG_LOAD = 5
 BPF_PROG_TYPE_KPROBE = 2
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 NOT_MEASURABLE = pytest.StashKey[list[str]]()
+NOT_PROVIDED = pytest.StashKey[list[str]]()
 
 configuration.set_hypothesis_home_dir(ROOT / ".uplab" / "cache" / "hypothesis")
 # A shared, noisy machine: how long one example takes says nothing about the code.
@@ -31,6 +32,7 @@ settings.load_profile("uplab")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[NOT_MEASURABLE] = []
+    config.stash[NOT_PROVIDED] = []
     # What a test's process leaves behind becomes our child, so that the guard below can see it.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -56,14 +58,33 @@ def not_measurable(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
     return say
 
 
+@pytest.fixture
+def not_provided(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
+    """A function for a test to say that a program is not here that only some hosts have, and why.
+
+    Such are the tracers and runtimes that uplab measures and does not ship. The test is then listed
+    under a heading of its own, so that nobody takes the stand-in's tests for the real one's.
+    """
+
+    def say(reason: str) -> NoReturn:
+        __tracebackhide__ = True
+        request.config.stash[NOT_PROVIDED].append(f"{request.node.nodeid}: {reason}")
+        pytest.skip(f"not measurable here: {reason}")
+
+    return say
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Before pytest's closing line: what was not measured, and which earlier steps failed."""
-    reasons = config.stash[NOT_MEASURABLE]
-    if reasons:
-        terminalreporter.section("not measurable on this machine")
-        for reason in reasons:
+    for title, key in (
+        ("not measurable on this machine", NOT_MEASURABLE),
+        ("not measurable without the real program", NOT_PROVIDED),
+    ):
+        if config.stash[key]:
+            terminalreporter.section(title)
+        for reason in config.stash[key]:
             terminalreporter.line(f"not measurable here: {reason}")
     failed = [name for name in os.environ.get("UPLAB_FAILED_STEPS", "").split(",") if name]
     if failed:

@@ -29,6 +29,8 @@ KINDS: dict[str, tuple[str, type[Any]]] = {
     "load": ("loads", LoadAdapter),
 }
 _FILE = "adapter.yml"
+#: What the arguments of a userspace mode may name beside the usual.
+USERSPACE_NAMES = {"preload", "map_kind", "userspace_sites", "kernel_sites", "probed_sites"}
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,29 @@ def _templates(
         found.append((("url",), adapter.url, known))
     elif isinstance(adapter, TracerAdapter):
         known = programs | {"pid", "body_bytes", "adapter"}
+        in_userspace = known | USERSPACE_NAMES
         found += [(("hit_cost", i), text, programs) for i, text in enumerate(adapter.hit_cost)]
+        of_bpftime = programs | {"preload", "bpftime"}
         found += [
-            (("modes", mode, "args", index), text, known)
+            (("userspace_hit_cost", i), text, of_bpftime)
+            for i, text in enumerate(adapter.userspace_hit_cost)
+        ]
+        alone = programs | {"adapter"}
+        found += [(("self_test", i), text, alone) for i, text in enumerate(adapter.self_test)]
+        found += [
+            ((name,), text, {"pid"})
+            for name in ("event_line", "lost_line")
+            if (text := getattr(adapter, name)) is not None
+        ]
+        found += [
+            (
+                ("modes", mode, name, index),
+                text,
+                in_userspace if spec.placement == "userspace" else known,
+            )
             for mode, spec in adapter.modes.items()
-            for index, text in enumerate(spec.args)
+            for name, arguments in (("args", spec.args), ("daemon_args", spec.daemon_args))
+            for index, text in enumerate(arguments)
         ]
     else:
         known = programs | set(adapter.parameters) | {"url", "scratch", "adapter", "body_bytes"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uplab import collect, matrix, plan, provision
-from uplab.errors import HostError, InvalidError, UplabError
+from uplab.errors import HostError, InvalidError, UplabError, UsageError
+from uplab.hostside import goprograms
 from uplab.hostside.doctor import AVAILABLE
 from uplab.hostside.order import block_order
 from uplab.hostside.spec import Plan
@@ -34,6 +35,7 @@ class Request:
     only: str | None = None
     strict: bool = False
     setup: bool = True
+    touch_others: bool = False
     results: Path = Path("results")
 
 
@@ -45,9 +47,36 @@ def experiment(request: Request) -> Experiment:
 def make_plan(
     request: Request, experiment: Experiment, host: Host
 ) -> tuple[Plan, list[JudgedCell]]:
-    """Ask the host what can run there and plan it."""
-    answer = host.inspect(plan.inspect_request(experiment))
-    return plan.make(experiment, request.host, answer, datetime.now(UTC))
+    """Ask the host what can run there and plan it.
+
+    Raises:
+        UsageError: a cell would alter other programs of the host than its server.
+    """
+    answer = _ask(plan.inspect_request(experiment), experiment, host)
+    others = answer.get("touched")
+    if others is not None and not request.touch_others:
+        raise UsageError(f"host {request.host}: {goprograms.refusal(others)}")
+    made, judged = plan.make(experiment, request.host, answer, datetime.now(UTC))
+    header = {**made.header, "touch_others": request.touch_others, "touched": others}
+    return replace(made, header=header), judged
+
+
+def _ask(asked: dict[str, Any], experiment: Experiment, host: Host) -> dict[str, Any]:
+    """What can run on the host; a tracer that has to be started to find out is named first."""
+    tracers = plan.adapters_of(experiment).tracers.values()
+    if not any(tracer.self_test for tracer in tracers):
+        return host.inspect(asked)
+    answer = host.inspect({**asked, "start_tracers": False})
+    untested = answer.get("untested")
+    if not untested:
+        return answer
+    most_s = sum(t.attached_timeout_s for t in tracers if t.name in untested)
+    print(
+        f"Starting {', '.join(untested)} on host {host.name} to see whether it can "
+        f"(once until its next boot, at most {most_s:g} s)",
+        flush=True,
+    )
+    return host.inspect(asked)
 
 
 def run(request: Request) -> Path:

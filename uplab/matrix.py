@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +15,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from uplab import adapters, yamlfile
 from uplab.adapters import Registry
 from uplab.errors import UsageError
-from uplab.hostside.spec import UNTRACED_MODES, Cell, Limits, Mode, Parameter, Repeat
+from uplab.hostside.spec import (
+    UNTRACED_MODES,
+    Cell,
+    Limits,
+    Loader,
+    MapKind,
+    Mode,
+    Parameter,
+    Repeat,
+    RuntimeOptions,
+)
 
 #: What ``--only`` can choose by: a name for the user, and the cell's field.
-ONLY_FACTORS = ("server", "mode", "tracer", "body_bytes", "load")
+ONLY_FACTORS = ("server", "mode", "tracer", "body_bytes", "load", "placement", "loader")
 
 Positive = Annotated[int, Field(ge=1, le=1 << 30)]
+#: bpftime's shared memory holds its programs, maps and events.
+ShmMb = Annotated[int, Field(ge=20, le=4096)]
+#: An installation of bpftime on the host; empty, the store's own.
+Prefix = Annotated[str, Field(pattern=r"^(/[^/]+)*$")]
 
 
 class _Model(BaseModel):
@@ -28,12 +42,21 @@ class _Model(BaseModel):
 
 
 class Factors(_Model):
-    """What is varied; each combination that makes sense is a cell."""
+    """What is varied; each combination that makes sense is a cell.
+
+    From ``placement`` on they vary userspace modes alone.
+    """
 
     server: Annotated[tuple[str, ...], Field(min_length=1)]
     mode: Annotated[tuple[Mode, ...], Field(min_length=1)]
     tracer: tuple[str, ...] = ()
     body_bytes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (12,)
+    placement: Annotated[tuple[str, ...], Field(min_length=1)] = ("hybrid",)
+    loader: Annotated[tuple[Loader, ...], Field(min_length=1)] = ("syscall-server",)
+    jit: Annotated[tuple[bool, ...], Field(min_length=1)] = (True,)
+    shm_mb: Annotated[tuple[ShmMb, ...], Field(min_length=1)] = (50,)
+    map_kind: Annotated[tuple[MapKind, ...], Field(min_length=1)] = ("array",)
+    bpftime_prefix: Annotated[tuple[Prefix, ...], Field(min_length=1)] = ("",)
 
 
 class LoadSettings(BaseModel):
@@ -48,6 +71,12 @@ class LoadSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+class TracerSettings(_Model):
+    """What a matrix may change of a tracer; what it leaves out is the adapter's."""
+
+    attached_timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+
+
 class Matrix(_Model):
     """A matrix file. ``warm_up_s`` is load that is not counted before each measurement."""
 
@@ -57,6 +86,7 @@ class Matrix(_Model):
     load: LoadSettings
     summary: str = ""
     servers: dict[str, dict[str, int]] = {}
+    tracers: dict[str, TracerSettings] = {}
     adapters: tuple[str, ...] = ()
     warm_up_s: Annotated[int, Field(ge=0, le=3600)] = 2
     blocks: Annotated[int, Field(ge=1, le=100_000)] = 6
@@ -115,6 +145,7 @@ def load(
     own = [(path.parent / folder).resolve() for folder in matrix.adapters]
     registry = adapters.load([project, *own])
     _check_names(document, matrix, registry)
+    registry = _with_settings(registry, matrix)
     cells = _only(expand(matrix, registry), only)
     content = matrix.model_dump(mode="json", by_alias=True)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -129,6 +160,15 @@ def load(
     )
 
 
+def _with_settings(registry: Registry, matrix: Matrix) -> Registry:
+    """The adapters with what the matrix changes of them."""
+    tracers = dict(registry.tracers)
+    for name, settings in matrix.tracers.items():
+        changes = settings.model_dump(exclude_none=True)
+        tracers[name] = replace(tracers[name], **changes)
+    return replace(registry, tracers=tracers)
+
+
 def _check_names(document: yamlfile.Document, matrix: Matrix, registry: Registry) -> None:
     """Names of adapters and their parameters."""
     problems: list[str] = []
@@ -141,10 +181,16 @@ def _check_names(document: yamlfile.Document, matrix: Matrix, registry: Registry
         problems.append(f"{where}: no {name!r}; allowed are {', '.join(names)}")
         return False
 
-    for index, name in enumerate(matrix.factors.server):
-        check(("factors", "server", index), name, registry.servers)
-    for index, name in enumerate(matrix.factors.tracer):
-        check(("factors", "tracer", index), name, registry.tracers)
+    factors = matrix.factors
+    # Where no tracer offers any, its cells say so; a name that none knows is misspelt.
+    offered = _placements(factors, registry) or set(factors.placement)
+    for place, name, known_names in (
+        *_each("server", factors.server, registry.servers),
+        *_each("tracer", factors.tracer, registry.tracers),
+        *((("tracers", name), name, registry.tracers) for name in matrix.tracers),
+        *_each("placement", factors.placement, offered),
+    ):
+        check(place, name, known_names)
     for name, values in matrix.servers.items():
         if check(("servers", name), name, registry.servers):
             known = registry.servers[name].parameters
@@ -156,6 +202,22 @@ def _check_names(document: yamlfile.Document, matrix: Matrix, registry: Registry
         problems.append(f"{document.where(('factors',))}: factors: traced modes need a tracer")
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _each(
+    factor: str, names: Iterable[str], known: Iterable[str]
+) -> Iterator[tuple[yamlfile.Place, str, Iterable[str]]]:
+    """A factor's values with their places and what is allowed."""
+    for index, name in enumerate(names):
+        yield ("factors", factor, index), name, known
+
+
+def _placements(factors: Factors, registry: Registry) -> set[str]:
+    """All placements that the matrix's tracers offer."""
+    tracers = [registry.tracers[name] for name in factors.tracer if name in registry.tracers]
+    return {
+        name for tracer in tracers for mode in tracer.modes.values() for name in mode.placements
+    }
 
 
 def _parameter_problems(
@@ -197,19 +259,53 @@ def expand(matrix: Matrix, registry: Registry) -> list[Cell]:
         used = None if mode in UNTRACED_MODES else tracer
         known = registry.servers[server].parameters
         parameters = {name: parameter.default for name, parameter in known.items()}
-        parts = [server, mode, *([used] if used else []), size_name(body_bytes)]
-        cell = Cell(
-            id="-".join(parts),
-            server=server,
-            mode=mode,
-            tracer=used,
-            body_bytes=body_bytes,
-            load=matrix.load.name,
-            load_parameters=load_parameters,
-            server_parameters={**parameters, **matrix.servers.get(server, {})},
-        )
-        cells.setdefault(cell.id, cell)
+        in_userspace = mode == "userspace-uprobe"
+        for placement, loader, runtime in _runtimes(factors) if in_userspace else [NO_RUNTIME]:
+            named = (server, mode, used, placement, *_unusual(factors, loader, runtime))
+            cell = Cell(
+                id="-".join([*filter(None, named), size_name(body_bytes)]),
+                server=server,
+                mode=mode,
+                tracer=used,
+                body_bytes=body_bytes,
+                load=matrix.load.name,
+                load_parameters=load_parameters,
+                server_parameters={**parameters, **matrix.servers.get(server, {})},
+                loader=loader,
+                placement=placement,
+                runtime=runtime,
+            )
+            cells.setdefault(cell.id, cell)
     return list(cells.values())
+
+
+_Runtime = tuple[str | None, Loader | None, RuntimeOptions | None]
+NO_RUNTIME: _Runtime = (None, None, None)
+
+
+def _runtimes(factors: Factors) -> list[_Runtime]:
+    """Each way to trace in userspace: placement, loader, and the runtime's options."""
+    options = product(factors.jit, factors.shm_mb, factors.map_kind, factors.bpftime_prefix)
+    runtimes = [RuntimeOptions(*values) for values in options]
+    return list(product(factors.placement, factors.loader, runtimes))
+
+
+def _unusual(
+    factors: Factors, loader: Loader | None, runtime: RuntimeOptions | None
+) -> list[str | None]:
+    """The parts of a cell's name for what is not the default."""
+    if runtime is None:
+        return []
+    usual = RuntimeOptions()
+    prefix = factors.bpftime_prefix.index(runtime.bpftime_prefix) + 1
+    return [
+        "daemon" if loader == "daemon" else None,
+        None if runtime.jit else "nojit",
+        f"shm{runtime.shm_mb}" if runtime.shm_mb != usual.shm_mb else None,
+        runtime.map_kind if runtime.map_kind != usual.map_kind else None,
+        # A path is no name for a folder: the prefixes are numbered as the matrix lists them.
+        f"bpftime{prefix}" if runtime.bpftime_prefix else None,
+    ]
 
 
 def size_name(size_bytes: int) -> str:

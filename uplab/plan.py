@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from uplab import __version__
+from uplab import __version__, declared
 from uplab.hostside.doctor import AVAILABLE
 from uplab.hostside.spec import SCHEMA, Adapters, Cell, Plan
 from uplab.matrix import Experiment
@@ -108,6 +108,7 @@ def make(
     matrix = experiment.matrix
     seed = matrix.seed if matrix.seed is not None else draw_seed()
     artifacts: dict[str, str] = dict(answer["artifacts"])
+    used = adapters_of(experiment)
     header = {
         "host": host,
         "matrix": {
@@ -122,6 +123,8 @@ def make(
             {**asdict(entry.cell), "status": entry.status, "reason": entry.reason}
             for entry in judged
         ],
+        "loads": {name: {"loop": load.loop} for name, load in used.loads.items()},
+        "declared": declared.of(used, experiment.cells),
     }
     plan = Plan(
         schema=SCHEMA,
@@ -133,7 +136,7 @@ def make(
         cells=tuple(cells),
         limits=matrix.limits,
         repeat=matrix.repeat,
-        adapters=adapters_of(experiment),
+        adapters=used,
         artifacts=artifacts,
         header=header,
     )

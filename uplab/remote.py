@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 
 from uplab.errors import HostError, UplabError
 
-_INSPECT_TIMEOUT_S = 60.0
+#: Whether a tracer starts on a host is found out by starting it, which takes some a minute or two.
+_INSPECT_TIMEOUT_S = 300.0
 _READ_BYTES = 1 << 18
 _OLDEST_PYTHON = (3, 11)
 

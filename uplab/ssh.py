@@ -26,7 +26,8 @@ from uplab.errors import HostError, UplabError, UsageError
 from uplab.remote import PROBE, Facts, Running, exit_code, parse_facts, reason_against
 from uplab.sshconfig import Endpoint, HostKey, known_keys
 
-_ANSWER_TIMEOUT_S = 120
+#: Whether a tracer starts on a host is found out by starting it, which takes some a minute or two.
+_ANSWER_TIMEOUT_S = 300
 #: For answers that are long: gigabytes over a slow line.
 _RECEIVE_TIMEOUT_S = 4 * 3600
 _AUTH_TIMEOUT_S = 30

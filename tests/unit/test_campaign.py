@@ -344,3 +344,71 @@ def test_a_preview_says_when_overheads_cannot_be_paired(ask: Ask) -> None:
 )
 def test_durations_are_told_in_words(seconds: float, text: str) -> None:
     assert campaign._duration(seconds) == text
+
+
+# --- tracers that touch more than the server, or may not start ------------------------------------
+
+
+class Answering:
+    """A host that says what it is given, and notes what it was asked."""
+
+    name = "local"
+
+    def __init__(self, **more: Any) -> None:
+        self.more = more
+        self.asked: list[dict[str, Any]] = []
+
+    def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(request)
+        cells = {cell["id"]: ["available", None] for cell in request["cells"]}
+        answer = {"cells": cells, "artifacts": {}, "manifest": {}, **self.more}
+        known = request.get("start_tracers", True)
+        return {**answer, "untested": []} if known else answer
+
+
+OTHERS = {
+    "tracers": ["t"],
+    "processes": [{"pid": 7, "name": "containerd", "exe": "/usr/bin/containerd"}],
+}
+
+
+def planned(ask: Ask, host: Any, *, self_test: bool = False, touch_others: bool = False) -> Any:
+    """The plan's header, of a tracer that has a self-test or none."""
+    request = replace(ask(), touch_others=touch_others)
+    experiment = campaign.experiment(request)
+    tracer = experiment.registry.tracers["mute"]
+    if self_test:
+        tracer = replace(tracer, ready_line="x", self_test=("x",), attached_timeout_s=60)
+    experiment.registry.tracers["mute"] = tracer
+    return campaign.make_plan(request, experiment, host)[0].header
+
+
+def test_other_programs_are_touched_only_with_leave(ask: Ask) -> None:
+    with pytest.raises(UsageError) as caught:
+        planned(ask, Answering(touched=OTHERS))
+    assert caught.value.message == (
+        "host local: t would alter every Go process of this host, and there are others than the "
+        "servers: containerd (pid 7, /usr/bin/containerd). End them, or measure with --touch-others"
+    )
+    header = planned(ask, Answering(touched=OTHERS), touch_others=True)
+    assert (header["touch_others"], header["touched"]) == (True, OTHERS)
+    header = planned(ask, Answering(touched=None))
+    assert (header["touch_others"], header["touched"]) == (False, None)
+
+
+def test_what_may_take_long_is_said_before(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    host = Answering(untested=["mute"])
+    planned(ask, host, self_test=True)
+    assert [asked.get("start_tracers") for asked in host.asked] == [False, None]
+    assert capsys.readouterr().out == (
+        "Starting mute on host local to see whether it can "
+        "(once until its next boot, at most 60 s)\n"
+    )
+
+
+def test_what_is_known_is_not_asked_again(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    for self_test in (True, False):
+        host = Answering(untested=[])
+        planned(ask, host, self_test=self_test)
+        assert len(host.asked) == 1
+    assert capsys.readouterr().out == ""

@@ -51,6 +51,19 @@ def test_where_bpf_works_there_is_no_excuse(tmp_path: Path) -> None:
     assert "must be measured here (BPF and uprobes work), but" in done.stdout
 
 
+def test_a_program_that_a_host_need_not_have_is_listed_under_a_heading_of_its_own(
+    tmp_path: Path,
+) -> None:
+    text = WITHOUT_BPF.replace("False", "True") + NOT_MEASURABLE.replace("measurable", "provided")
+    done = run_pytest(tmp_path, text, UPLAB_REQUIRE_BPF="1")
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    (heading,) = [n for n, line in enumerate(lines) if "without the real program" in line]
+    assert lines[heading + 1].startswith("not measurable here: tests/test_it.py::test_it: no such")
+    assert "not measurable on this machine" not in done.stdout
+    assert "passed" not in lines[-1]
+
+
 def test_a_process_that_is_left_behind_fails_its_test_and_ends(tmp_path: Path) -> None:
     # The shell ends at once; its child, orphaned, would run on.
     text = """

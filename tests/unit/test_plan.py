@@ -99,6 +99,9 @@ def test_a_plan_says_where_it_came_from() -> None:
         "sha256": "f" * 64,
         "content": {"some": "content"},
     }
+    assert result.header["loads"] == {"fetch": {"loop": "closed"}}
+    # Of the traced cells that the tracer offers.
+    assert list(result.header["declared"]) == ["echo-tracer-only-mute-12B"]
 
 
 def test_hostside_reads_the_plan_that_is_made() -> None:

@@ -16,6 +16,7 @@ _MATRIX_FLAGS = {
     "matrix": "name of a matrix in matrices/, or the path of a file",
     "set": "change a field of the matrix, such as load.duration_s=30 (seconds) or blocks=3",
     "only": "cells to keep, such as server=https,mode=none,mode=kernel-uprobe; default: all",
+    "touch_others": "measure also where a tracer alters other programs of the host",
 }
 
 
@@ -36,6 +37,7 @@ def all_(
     host: str = "local",
     matrix: str = "seed",
     only: str | None = None,
+    touch_others: bool = False,
     strict: bool = False,
     setup: bool = True,
     results: str = "results",
@@ -52,6 +54,7 @@ def all_(
             only=only,
             strict=strict,
             setup=setup,
+            touch_others=touch_others,
             results=Path(results),
         )
     )
@@ -64,11 +67,14 @@ def plan(
     host: str = "local",
     matrix: str = "seed",
     only: str | None = None,
+    touch_others: bool = False,
 ) -> None:
     """Show cells, order, duration, what cannot run; change nothing."""
     from uplab import campaign
 
-    request = campaign.Request(PROJECT_ROOT, host, matrix, tuple(set), only)
+    request = campaign.Request(
+        PROJECT_ROOT, host, matrix, tuple(set), only, touch_others=touch_others
+    )
     print(campaign.preview(request))
 
 

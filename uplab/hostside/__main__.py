@@ -6,17 +6,19 @@ Exit codes are those of the project; the last line on stderr says why.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from uplab.hostside import doctor, errors, export, store
+from uplab.hostside import bpftime, doctor, errors, export, store
 from uplab.hostside.errors import HostError
 from uplab.hostside.spec import Adapters, Cell, FileRef, Plan, build
 
@@ -24,46 +26,67 @@ DEFAULT_STATE = Path("/run/uplab")
 DEFAULT_RUNS = Path("/var/lib/uplab/runs")
 
 
-def inspect(root: Path, request: dict[str, Any]) -> dict[str, Any]:
+def inspect(
+    root: Path, state: Path, adapters_folder: Callable[[], Path], request: dict[str, Any]
+) -> dict[str, Any]:
     """Say what is installed and which cells can run.
 
     Args:
         root: of the store.
-        request: ``cells`` and ``adapters`` of a plan; both may be missing.
+        state: hostside's own below ``/run``, where the answers of tracers' self-tests are.
+        adapters_folder: gives the folder with the adapters' files.
+        request: ``cells`` and ``adapters`` of a plan; both may be missing. Where ``start_tracers``
+            is false, no tracer is started to see whether it does.
 
     Returns:
         ``manifest``, ``cells`` (id to ``[status, reason]``), ``artifacts`` (``component/file``
-        of the available cells to sha256), ``root`` (whether this is root).
+        or path, of the available cells, to sha256), ``root`` (whether this is root), ``untested``
+        (tracers of which it is not known whether they start), ``touched`` (what available cells
+        would alter beside the server: tracer and processes).
     """
+    # Here, because the other commands are done before these modules are read.
+    from uplab.hostside import goprograms
+    from uplab.hostside.selftest import SelfTests
+
     installed = store.load(root)
+    start = bool(request.get("start_tracers", True))
+    tests = SelfTests(installed, state, adapters_folder, start)
     adapters = build(
         Adapters, request.get("adapters") or {"servers": {}, "tracers": {}, "loads": {}}
     )
     cells = [build(Cell, cell) for cell in request.get("cells", [])]
-    judged = {cell.id: doctor.judge(cell, adapters, installed) for cell in cells}
+    judged = {cell.id: doctor.judge(cell, adapters, installed, tests) for cell in cells}
+    available = [cell for cell in cells if judged[cell.id][0] == doctor.AVAILABLE]
     artifacts: dict[str, str] = {}
-    for cell in cells:
-        if judged[cell.id][0] != doctor.AVAILABLE:
-            continue
+    for cell in available:
         for ref in _programs(cell, adapters):
-            name = f"{ref.component}/{ref.file}"
-            if ref.component is not None and name not in artifacts:
+            name = ref.name
+            if name is not None and name not in artifacts:
                 artifacts[name] = installed.sha256(ref)
     return {
         "manifest": installed.manifest,
         "cells": judged,
         "artifacts": artifacts,
         "root": os.geteuid() == 0,
+        "untested": sorted(tests.untested),
+        "touched": goprograms.touched(available, adapters),
     }
 
 
-def checkup(root: Path, state: Path, runs: Path, request: dict[str, Any]) -> dict[str, Any]:
+def checkup(
+    root: Path,
+    state: Path,
+    runs: Path,
+    adapters_folder: Callable[[], Path],
+    request: dict[str, Any],
+) -> dict[str, Any]:
     """Look at everything that a run here needs.
 
     Args:
         root: of the store.
         state: hostside's own below ``/run``.
         runs: where runs are kept.
+        adapters_folder: gives the folder with the adapters' files.
         request: see :class:`uplab.hostside.check_lab.Request`.
 
     Returns:
@@ -74,7 +97,8 @@ def checkup(root: Path, state: Path, runs: Path, request: dict[str, Any]) -> dic
     from uplab.hostside.checkup import run
     from uplab.hostside.system import System
 
-    return {"lines": run(System(), Places(root, state, runs), build(Request, request))}
+    places = Places(root, state, runs, adapters_folder)
+    return {"lines": run(System(), places, build(Request, request))}
 
 
 def status(root: Path) -> dict[str, Any]:
@@ -96,7 +120,32 @@ def _programs(cell: Cell, adapters: Adapters) -> list[FileRef]:
     refs += adapters.loads[cell.load].programs.values()
     if cell.tracer is not None:
         refs += adapters.tracers[cell.tracer].programs.values()
-    return refs
+    return refs + bpftime.refs(cell)
+
+
+@contextmanager
+def _adapters_folder() -> Iterator[Callable[[], Path]]:
+    """A function that gives the folder with the adapters' files, made when first asked for."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def folder() -> Path:
+            into = Path(tempfile.mkdtemp(prefix="uplab-adapters-"))
+            stack.callback(shutil.rmtree, into)
+            _unpack_adapters(into)
+            return into
+
+        yield folder
+
+
+def _inspect(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    with _adapters_folder() as folder:
+        return inspect(arguments.root, arguments.state, folder, request)
+
+
+def _checkup(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    with _adapters_folder() as folder:
+        return checkup(arguments.root, arguments.state, arguments.runs, folder, request)
 
 
 def _unpack_adapters(into: Path) -> None:
@@ -143,10 +192,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _QUESTIONS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], dict[str, Any]]] = {
-    "inspect": lambda arguments, request: inspect(arguments.root, request),
-    "checkup": lambda arguments, request: checkup(
-        arguments.root, arguments.state, arguments.runs, request
-    ),
+    "inspect": _inspect,
+    "checkup": _checkup,
     "status": lambda arguments, _request: status(arguments.root),
 }
 

@@ -33,6 +33,8 @@ STATES: dict[Placement, tuple[State, ...]] = {
     "kernel": ("breakpoint", "kernel-call"),
     "userspace": ("redirected",),
 }
+#: How the library of a userspace tracing runtime that works inside the server is called.
+AGENT_PREFIX = "libbpftime-agent"
 #: The longest patch that is attributed to one site: a jump with an 8-byte absolute target.
 SITE_BYTES = 14
 _BREAKPOINT = 0xCC
@@ -73,6 +75,7 @@ class SeenSite:
 class Evidence:
     """What was seen in one look at the server's processes.
 
+    ``agents`` are libraries of a userspace tracing runtime that the server has mapped.
     ``problems`` is empty when every site is where it should be and nothing else was altered.
     """
 
@@ -85,6 +88,7 @@ class Evidence:
     uprobes_page: bool
     problems: tuple[str, ...] = ()
     altered_unlisted: int = 0
+    agents: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For trial.json."""
@@ -101,6 +105,7 @@ class _Look:
     sites: list[SeenSite] = field(default_factory=list)
     elsewhere: list[SeenSite] = field(default_factory=list)
     uprobes_page: bool = False
+    agents: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     unlisted: int = 0
 
@@ -160,6 +165,7 @@ def attest(
         sites=tuple(look.sites),
         altered_elsewhere=tuple(look.elsewhere),
         altered_unlisted=look.unlisted,
+        agents=tuple(sorted(look.agents)),
         uprobes_page=look.uprobes_page,
         problems=tuple(look.problems),
     )
@@ -173,6 +179,8 @@ def _attest_process(pid: int, by_file: dict[str, dict[int, ExpectedSite]], look:
         for mapping in mappings:
             if mapping.path.startswith("[uprobes"):
                 look.uprobes_page = True
+            if mapping.path.rsplit("/", 1)[-1].startswith(AGENT_PREFIX):
+                look.agents.add(mapping.path)
             if mapping.executable and mapping.inode:
                 _attest_mapping(pid, memory, mapping, mappings, by_file, look)
     finally:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from uplab.hostside import doctor, store
+from uplab.hostside.selftest import SelfTests
 from uplab.hostside.spec import Adapters, Cell
 from uplab.hostside.system import Line, System
 
@@ -39,11 +40,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Places:
-    """Where hostside keeps things: the store's root, its state below /run, the runs."""
+    """Where hostside keeps things: the store's root, its state below /run, the runs.
+
+    ``adapters`` gives the folder with the adapters' files; without it no tracer is started.
+    """
 
     root: Path
     state: Path
     runs: Path
+    adapters: Callable[[], Path] | None = None
 
 
 def ports(system: System, request: Request) -> Iterator[Line]:
@@ -182,13 +187,15 @@ def _size(system: System, name: str) -> int | None:
 def modes(system: System, places: Places, request: Request) -> Iterator[Line]:
     """For each mode of each tracer: can it run here, by the code that plans and starts runs."""
     installed = store.load(system.path(places.root))
+    tests = SelfTests(installed, places.state, places.adapters) if places.adapters else None
     judged: dict[str, dict[str | None, list[str]]] = {}
     for cell in request.cells:
         # A port that is in use has a line of its own, and keeps no mode from running for good.
         portless = replace(cell, server_parameters={})
-        status, reason = doctor.judge(portless, request.adapters, installed)
+        status, reason = doctor.judge(portless, request.adapters, installed, tests)
         if status != doctor.NOT_APPLICABLE:
-            name = "-".join(part for part in ("mode", cell.tracer, cell.mode) if part)
+            parts = ("mode", cell.tracer, cell.mode, cell.loader)
+            name = "-".join(part for part in parts if part)
             why = None if status == doctor.AVAILABLE else reason or status
             judged.setdefault(name, {}).setdefault(why, []).append(cell.server)
     for name, reasons in sorted(judged.items()):

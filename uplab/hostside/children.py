@@ -7,9 +7,11 @@ can end what a crash left, and never somebody else's process of the same number 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,11 +30,14 @@ from uplab.hostside.loop import Loop
 LOG_CAP_BYTES = 16 << 20
 _TEXT_CAP_BYTES = 4 << 20
 _READ_BYTES = 1 << 16
+#: For a program that floods: what a pipe may hold, and what one read takes.
+_FLOOD_BYTES = 1 << 20
 #: A tracer with thousands of sites says them all in one line.
 _LINE_BYTES = 4 << 20
 #: In the environment of every child, so that what it started can be told from anybody else's.
 _MARK = "UPLAB_CHILD"
 _TAIL_LINES = 5
+_GO_CAUSE = re.compile(r"fatal error: |panic: |SIG[A-Z]+: |runtime: .*: unexpected return pc ")
 _MESSAGES = 1000
 
 
@@ -140,7 +145,11 @@ class Child:
         self.lines: deque[str] = deque(maxlen=_TAIL_LINES)
         self.text = {"out": bytearray(), "err": bytearray()}
         self.output_bytes = 0
+        self.cause: str | None = None
         self.on_line: Callable[[str], None] | None = None
+        self._on_block: Callable[[bytes], None] | None = None
+        self._poll_output: Callable[[], None] | None = None
+        self._last_block = b""
         self._loop = loop
         self._ledger = ledger
         self.log_error: OSError | None = None
@@ -187,13 +196,37 @@ class Child:
         return self._process.returncode is not None and not self._streams
 
     def death(self) -> str:
-        """How it ended, with its last line: ``SIGSEGV, last line: ...`` or ``exit code 1``."""
+        """How it ended, with its last line: ``SIGSEGV, last line: ...`` or ``exit code 1``.
+
+        A Go program says why first and registers last, and has exit code 2 whatever the signal
+        was: ``exit code 2, fatal error: ..., last line: ...``.
+        """
         code = self._process.returncode
         how = "is running" if code is None else f"exit code {code}"
         if code is not None and code < 0:
             names = {number.value: number.name for number in signal.Signals}
             how = names.get(-code, f"signal {-code}")
-        return f"{how}, last line: {self.lines[-1]}" if self.lines else how
+        self._read_last_block()
+        if not self.lines:
+            return how
+        cause = [self.cause] if self.cause and self.cause != self.lines[-1] else []
+        return ", ".join([how, *cause, f"last line: {self.lines[-1]}"])
+
+    def drain(self, on_block: Callable[[bytes], None]) -> None:
+        """From now on read standard output in blocks: of a program that may print without end.
+
+        Args:
+            on_block: is called with whole lines, many at once; no line is looked at by itself.
+        """
+        self._on_block = on_block
+        stream = self._streams.get("out")
+        if stream is None:
+            return
+        with suppress(OSError):
+            fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, _FLOOD_BYTES)
+        self._loop.remove(stream.fileno())
+        self._poll_output = functools.partial(self._on_output, "out")
+        self._loop.poll(self._poll_output)
 
     def send(self, signal_name: str) -> None:
         """Send a signal to the program itself; nothing happens when it has ended."""
@@ -241,23 +274,53 @@ class Child:
     def _on_output(self, key: str) -> None:
         """Read what is there; keep whole lines apart; note the end of the stream."""
         stream = self._streams[key]
+        in_blocks = key == "out" and self._on_block is not None
         try:
-            data = os.read(stream.fileno(), _READ_BYTES)
+            data = os.read(stream.fileno(), _FLOOD_BYTES if in_blocks else _READ_BYTES)
         except BlockingIOError:
             return
         if not data:
-            self._loop.remove(stream.fileno())
-            stream.close()
-            del self._streams[key]
+            self._forget(key)
+            self._read_last_block()
             if self._partial[key]:
                 self._on_whole_line(key, self._partial[key])
                 self._partial[key] = b""
             return
         self._keep(key, data)
+        if in_blocks:
+            self._on_data(data)
+            return
         *whole, rest = (self._partial[key] + data).split(b"\n")
         self._partial[key] = rest[-_LINE_BYTES:]
         for line in whole:
             self._on_whole_line(key, line)
+
+    def _on_data(self, data: bytes) -> None:
+        """Give whole lines away in one block."""
+        end = data.rfind(b"\n") + 1
+        if not end or self._on_block is None:
+            self._partial["out"] = (self._partial["out"] + data)[-_LINE_BYTES:]
+            return
+        self._last_block = self._partial["out"] + data[:end]
+        self._partial["out"] = data[end:]
+        self._on_block(self._last_block)
+
+    def _read_last_block(self) -> None:
+        """The last lines of what was read in blocks, for whoever asks how the program ended."""
+        tail, self._last_block = self._last_block[-_READ_BYTES:], b""
+        for raw in tail.split(b"\n")[-_TAIL_LINES - 1 :]:
+            line = raw.decode(errors="replace").rstrip("\r")
+            if line:
+                self.lines.append(line[:500])
+
+    def _forget(self, key: str) -> None:
+        """Close one of the two streams."""
+        stream = self._streams.pop(key)
+        if key == "out" and self._poll_output is not None:
+            self._loop.no_poll(self._poll_output)
+        else:
+            self._loop.remove(stream.fileno())
+        stream.close()
 
     def _keep(self, key: str, data: bytes) -> None:
         room = LOG_CAP_BYTES - self.output_bytes
@@ -279,6 +342,8 @@ class Child:
         line = raw.decode(errors="replace").rstrip("\r")
         if line:
             self.lines.append(line[:500])
+        if self.cause is None and _GO_CAUSE.match(line):
+            self.cause = line[:200]
         if key == "out" and line.startswith("{"):
             try:
                 message = json.loads(line)
@@ -292,10 +357,8 @@ class Child:
 
     def _close(self) -> None:
         """Close the log; say in it what was not kept."""
-        for stream in self._streams.values():
-            self._loop.remove(stream.fileno())
-            stream.close()
-        self._streams.clear()
+        for key in list(self._streams):
+            self._forget(key)
         if not self._log.closed:
             if self.output_bytes > LOG_CAP_BYTES:
                 more = self.output_bytes - LOG_CAP_BYTES

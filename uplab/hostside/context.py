@@ -9,6 +9,7 @@ from types import ModuleType
 
 from uplab.hostside.children import Ledger
 from uplab.hostside.errors import HostError
+from uplab.hostside.leftovers import Leftovers
 from uplab.hostside.loop import Loop
 from uplab.hostside.rundir import Events
 from uplab.hostside.spec import LoadAdapter, Plan
@@ -25,6 +26,7 @@ class Context:
     ledger: Ledger
     events: Events
     adapters: Path
+    leftovers: Leftovers
     modules: dict[str, ModuleType] = field(default_factory=dict)
 
     def load_module(self, adapter: LoadAdapter) -> ModuleType:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from uplab.hostside import bpfload, procfs
-from uplab.hostside.spec import UNTRACED_MODES, Adapters, Cell, FileRef
+from uplab.hostside import bpfload, bpftime, elf, procfs
+from uplab.hostside.spec import (
+    UNTRACED_MODES,
+    Adapters,
+    Cell,
+    FileRef,
+    ServerAdapter,
+    TracerAdapter,
+    placeholders,
+)
 from uplab.hostside.store import Store
+
+if TYPE_CHECKING:
+    from uplab.hostside.selftest import SelfTests
 
 NOT_APPLICABLE = "not applicable"
 NOT_AVAILABLE = "not available here"
@@ -44,12 +56,24 @@ def need_tracefs(_store: Store) -> str | None:
     return None if known else "the kernel has no tracefs (CONFIG_FTRACE)"
 
 
+def need_bpftime_daemon(_store: Store) -> str | None:
+    """It writes into other processes' memory from BPF, and looks up two event sources."""
+    path = Path("/sys/bus/event_source/devices/kprobe/type")
+    if not path.exists():
+        return f"bpftime_daemon needs kprobes: no {path} (a kernel with CONFIG_KPROBE_EVENTS)"
+    refused = bpfload.refusal(bpfload.WRITE_USER, bpfload.KPROBE)
+    if refused is None:
+        return None
+    return f"bpftime_daemon needs bpf_probe_write_user: refused ({refused}; a kernel in lockdown?)"
+
+
 _NEEDS: dict[str, Callable[[Store], str | None]] = {
     "root": need_root,
     "bpf": need_bpf,
     "btf": need_btf,
     "uprobes": need_uprobes,
     "tracefs": need_tracefs,
+    "bpftime-daemon": need_bpftime_daemon,
 }
 
 
@@ -71,8 +95,16 @@ def unmet(need: str, store: Store) -> str | None:
     return known(store)
 
 
-def judge(cell: Cell, adapters: Adapters, store: Store) -> tuple[str, str | None]:
+def judge(
+    cell: Cell, adapters: Adapters, store: Store, tests: SelfTests | None = None
+) -> tuple[str, str | None]:
     """Whether a cell can run on this host.
+
+    Args:
+        cell: with the names of its adapters.
+        adapters: those of the cells.
+        store: what is installed.
+        tests: starts tracers to see whether they do, where nothing else speaks against them.
 
     Returns:
         ``available``, ``not available here`` or ``not applicable``, with the reason.
@@ -81,6 +113,7 @@ def judge(cell: Cell, adapters: Adapters, store: Store) -> tuple[str, str | None
     programs: list[FileRef] = [*server.programs.values()]
     programs += adapters.loads[cell.load].programs.values()
     needs: tuple[str, ...] = ()
+    tracer: TracerAdapter | None = None
     if cell.tracer is not None and cell.mode not in UNTRACED_MODES:
         tracer = adapters.tracers[cell.tracer]
         lacking = [trait for trait in tracer.needs_traits if trait not in server.traits]
@@ -90,16 +123,43 @@ def judge(cell: Cell, adapters: Adapters, store: Store) -> tuple[str, str | None
         mode = tracer.modes.get(cell.mode)
         if mode is None:
             return NOT_APPLICABLE, f"{tracer.name} does not offer {cell.mode}"
-        programs += tracer.programs.values()
-        needs = mode.needs
+        wrong = _unfit(cell, tracer)
+        if wrong is not None:
+            return NOT_APPLICABLE, wrong
+        programs += [*tracer.programs.values(), *bpftime.refs(cell)]
+        needs = (*mode.needs, *(["bpftime-daemon"] if cell.loader == "daemon" else []))
     reasons = [reason for ref in programs if (reason := store.missing(ref))]
     reasons += [reason for need in needs if (reason := unmet(need, store))]
+    if cell.runtime is not None and not reasons and (reason := _static(server, store)):
+        reasons.append(reason)
     port = cell.server_parameters.get("port")
     owners = procfs.listeners(port) if port is not None else []
     if owners:
         reasons.append(f"port {port} is in use by {', '.join(owners)}")
     if port is not None and port < 1024 and (reason := need_root(store)):
         reasons.append(f"port {port}: {reason}")
+    if tests is not None and tracer is not None and not reasons:
+        reasons += [reason] if (reason := tests.refusal(tracer)) else []
     if reasons:
         return NOT_AVAILABLE, "; ".join(dict.fromkeys(reasons))
     return AVAILABLE, None
+
+
+def _unfit(cell: Cell, tracer: TracerAdapter) -> str | None:
+    """Why a tracer does not know a userspace cell's placement or loader."""
+    mode = tracer.modes[cell.mode]
+    if cell.placement is not None and cell.placement not in mode.placements:
+        known = ", ".join(mode.placements) or "none"
+        return f"{tracer.name} has no placement {cell.placement} (there are: {known})"
+    if cell.loader is not None and cell.loader not in mode.loaders:
+        return f"{tracer.name} does not run under the loader {cell.loader}"
+    return None
+
+
+def _static(server: ServerAdapter, store: Store) -> str | None:
+    """Why bpftime's agent cannot come into a server: it is linked statically."""
+    for name in placeholders(server.argv[0]):
+        path = store.path(server.programs[name]) if name in server.programs else None
+        if path is not None and elf.is_static(path):
+            return f"{path} is not dynamically linked: bpftime cannot be attached to it"
+    return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PT_LOAD = 1
+_PT_INTERP = 3
 _SHT_SYMTAB = 2
 #: What a library shows to others; all that is left of its symbols where it was stripped.
 _SHT_DYNSYM = 11
@@ -27,6 +28,24 @@ class Symbol:
     address: int
     offset: int
     size_bytes: int
+
+
+def is_static(path: Path) -> bool:
+    """Whether a program names no dynamic loader, so that no library can come into it.
+
+    False for what is no ELF-64 file (a script's interpreter is somebody else's); OSError where it
+    cannot be read.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:6] != b"\x7fELF\x02\x01" or len(header) < 64:
+            return False
+        (at,) = struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        file.seek(at)
+        table = file.read(size * count)
+    kinds = [struct.unpack_from("<I", table, n) for n in range(0, len(table), size)]
+    return (_PT_INTERP,) not in kinds
 
 
 def symbols(path: Path, names: Iterable[str]) -> dict[str, Symbol]:

@@ -7,6 +7,7 @@ their names; nothing is cached.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,6 +177,33 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def open_files(pid: int) -> set[str]:
+    """What the descriptors of a process name, as their links say; empty when it is gone."""
+    found = set()
+    try:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found.add(str(descriptor.readlink()))
+    except OSError:
+        return set()
+    return found
+
+
+def mapped_by(path: str) -> list[int]:
+    """The processes that have a file mapped."""
+    found = []
+    for pid in _pids():
+        with suppress(OSError):
+            if any(mapping.path == path for mapping in maps(pid)):
+                found.append(pid)
+    return found
+
+
+def named(pid: int) -> str:
+    """A process for people: ``NAME (pid N)``; OSError when it is gone."""
+    return f"{Path(f'/proc/{pid}/comm').read_text().strip()} (pid {pid})"
+
+
 def listeners(port: int) -> list[str]:
     """Who listens on a TCP port here: ``name (pid N)``, or ``unknown`` where it cannot be seen."""
     inodes = set()
@@ -198,8 +226,7 @@ def _socket_owner(inode: str) -> str:
         try:
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 if str(descriptor.readlink()) == wanted:
-                    command = Path(f"/proc/{pid}/comm").read_text().strip()
-                    return f"{command} (pid {pid})"
+                    return named(pid)
         except OSError:
             continue
     return "a process that cannot be seen"

@@ -38,6 +38,19 @@ REASONS: dict[str, Explanation] = {
         "the tracer did not say in time that it is attached",
         'attached_timeout_s: no JSON line {"event": "attached", ...} came',
     ),
+    "daemon-died": Explanation(
+        "bpftime's daemon ended by itself", "daemon.log of the trial; lab.check says what it needs"
+    ),
+    "daemon-not-ready": Explanation(
+        "bpftime's daemon did not watch system calls in time", "attached_timeout_s; daemon.log"
+    ),
+    "no-shared-memory": Explanation(
+        "the tracer is attached, but bpftime's shared memory is not there",
+        "preload of the mode: was bpftime's library before the tracer's userspace part?",
+    ),
+    "attach-failed": Explanation(
+        "bpftime could not bring its agent into the server", "bpftime.log and server.log"
+    ),
     "no-counters": Explanation(
         "the tracer did not give its counters",
         'counters_signal: no JSON line {"event": "counters", ...} came after it',
@@ -54,8 +67,16 @@ REASONS: dict[str, Explanation] = {
         "the process's code differs from its file in another way than declared",
         "sites and placement; another tracer may be on the server",
     ),
+    "bystander": Explanation(
+        "bpftime is in another process than the server, too",
+        "daemon.log: the daemon was told the tracer's PID; the runtime's folder",
+    ),
     "hits": Explanation(
         "hits per request are outside the declared range", "hits of the sites: minimum, maximum"
+    ),
+    "events": Explanation(
+        "events per request are outside the declared range",
+        "events of the mode: minimum, maximum; a tracer that drops events looks cheap",
     ),
     "events-lost": Explanation("the tracer lost events", "the tracer's buffers"),
     "load": Explanation(

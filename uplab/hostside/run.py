@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uplab.hostside import errors, fingerprint, lock, store, sums
-from uplab.hostside.children import Child, Ledger
+from uplab.hostside import errors, fingerprint, goprograms, hitcost, lock, store, sums
+from uplab.hostside.children import Ledger
 from uplab.hostside.context import Context
-from uplab.hostside.errors import HostError, Interrupted, TrialError
+from uplab.hostside.errors import HostError, Interrupted
+from uplab.hostside.leftovers import Leftovers
 from uplab.hostside.loop import Loop
 from uplab.hostside.order import block_order
 from uplab.hostside.rundir import Events, TrialDirectory, utc_now, write_json
-from uplab.hostside.spec import Cell, FileRef, Plan, TracerAdapter, fill
+from uplab.hostside.spec import Cell, FileRef, Plan
 from uplab.hostside.trial import Trial
 
 _FREE_BYTES = 64 << 20
 _RESERVE = ".part-reserve"
 _RESERVE_BYTES = 8 << 20
-_COST_TIMEOUT_S = 20.0
 _TRACEFS = Path("/sys/kernel/tracing")
 
 
@@ -75,14 +75,21 @@ class Run:
             stack.enter_context(lock.hold(self._state, self._plan.run_id))
             loop = stack.enter_context(Loop())
             ledger = Ledger(self._state / "children.json")
+            leftovers = Leftovers(self._state / "leftovers.json")
             ended = ledger.end_leftovers()
+            removed = leftovers.remove_earlier()
+            self._check_others()
             installed = self._check_store()
             self._make_out()
             events = Events(self._out / "events.jsonl", follow=self._follow)
             stack.callback(events.close)
             if ended:
                 events.emit("leftovers-ended", processes=ended)
-            context = Context(self._plan, installed, loop, ledger, events, self._adapters)
+            if removed:
+                events.emit("leftovers-removed", files=removed)
+            context = Context(
+                self._plan, installed, loop, ledger, events, self._adapters, leftovers
+            )
             return self._run(context, events)
 
     def _run(self, context: Context, events: Events) -> int:
@@ -92,7 +99,8 @@ class Run:
             with _tracefs(wanted=self._needs_tracefs()):
                 self._host["before"] = fingerprint.take(context.store)
                 write_json(self._out / "host.json", self._host)
-                self._draw_hit_cost(context, events)
+                self._progress.hit_cost = hitcost.draw(context, self._state / "hit-cost.log")
+                events.emit("hit-cost", costs=self._progress.hit_cost)
                 self._write_run(outcome, error)
                 self._blocks(context, events)
                 outcome = "complete"
@@ -135,14 +143,19 @@ class Run:
         """The artifacts must be the ones that the plan was made for."""
         installed = store.load(self._root)
         for name, wanted in self._plan.artifacts.items():
-            component, _, file = name.partition("/")
-            ref = FileRef(component=component, file=file)
+            ref = FileRef.named(name)
             reason = installed.missing(ref)
             if reason is None and installed.sha256(ref) != wanted:
                 reason = f"{installed.path(ref)} is not the file that was planned for"
             if reason is not None:
                 raise HostError(f"{reason}. Run: invoke lab.setup")
         return installed
+
+    def _check_others(self) -> None:
+        """Other programs are altered only where that was asked for."""
+        others = goprograms.touched(self._plan.cells, self._plan.adapters)
+        if others is not None and not self._plan.header.get("touch_others"):
+            raise HostError(goprograms.refusal(others), errors.USAGE)
 
     def _make_out(self) -> None:
         self._out.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -156,36 +169,6 @@ class Run:
         (self._out / "trials").mkdir(mode=0o700)
         with (self._out / _RESERVE).open("wb") as reserve:
             os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
-
-    def _draw_hit_cost(self, context: Context, events: Events) -> None:
-        """What one probe hit costs here, once per run, so that percentages can be judged."""
-        for tracer in context.plan.adapters.tracers.values():
-            probing = any(
-                cell.tracer == tracer.name and tracer.modes[cell.mode].placement != "untouched"
-                for cell in self._plan.cells
-            )
-            if tracer.hit_cost and probing:
-                self._progress.hit_cost.extend(self._hit_cost(context, tracer))
-        events.emit("hit-cost", costs=self._progress.hit_cost)
-
-    def _hit_cost(self, context: Context, tracer: TracerAdapter) -> list[dict[str, Any]]:
-        values = {"root": str(context.store.root)}
-        values |= {name: str(context.store.path(ref)) for name, ref in tracer.programs.items()}
-        argv = [fill(part, values) for part in tracer.hit_cost]
-        log = self._state / "hit-cost.log"
-        try:
-            child = Child(context.loop, context.ledger, "hit-cost", argv, log, {})
-        except TrialError as error:
-            return [{"tracer": tracer.name, "error": error.text}]
-        try:
-            finished = context.loop.until(lambda: child.ended, _COST_TIMEOUT_S)
-        finally:
-            child.stop("SIGTERM", 1.0)
-            log.unlink()
-        costs = [{"tracer": tracer.name, **line} for line in child.messages]
-        if not finished or child.returncode != 0 or not costs:
-            costs.append({"tracer": tracer.name, "error": child.death()})
-        return costs
 
     def _needs_tracefs(self) -> bool:
         tracers = self._plan.adapters.tracers

@@ -30,6 +30,8 @@ _STRICT: dict[str, str] = {"extra": "forbid"}
 Mode = Literal[
     "none", "none-again", "tracer-only", "kernel-uprobe", "userspace-uprobe", "as-shipped"
 ]
+Loader = Literal["syscall-server", "daemon"]
+MapKind = Literal["array", "hash", "percpu-array", "percpu-hash"]
 Scalar = int | float | str
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -54,6 +56,21 @@ class FileRef:
         given = (self.component is not None, self.file is not None, self.path is not None)
         if given not in ((True, True, False), (False, False, True)):
             raise ValueError("give either component and file, or path")
+
+    @property
+    def name(self) -> str | None:
+        """What a plan's ``artifacts`` call it; None for what the host makes itself, as its keys."""
+        if self.path is None:
+            return f"{self.component}/{self.file}"
+        return None if placeholders(self.path) else self.path
+
+    @classmethod
+    def named(cls, name: str) -> FileRef:
+        """The file that :attr:`name` names."""
+        if name.startswith("/"):
+            return cls(path=name)
+        component, _, file = name.partition("/")
+        return cls(component=component, file=file)
 
 
 @dataclass(frozen=True)
@@ -155,16 +172,62 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Placing:
+    """One way to place the sites of a userspace mode, by their names; the rest stays untouched.
+
+    ``events`` are the events per completed request that it must emit.
+    """
+
+    userspace: tuple[str, ...]
+    kernel: tuple[str, ...] = ()
+    events: tuple[HitsRule, ...] = ()
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        _require(bool(self.userspace), "userspace", "at least one site")
+        twice = sorted(set(self.userspace) & set(self.kernel))
+        _require(not twice, "kernel", f"{', '.join(twice)} is in userspace already")
+
+
+@dataclass(frozen=True)
 class ModeSpec:
     """A mode that a tracer offers: extra arguments, what the host needs, where its sites lie.
 
-    ``any`` says that nobody knows beforehand: what is altered is found, and shown.
+    ``any`` says that nobody knows beforehand: what is altered is found, and shown. A ``userspace``
+    mode names its ``placements`` and the loaders it works with; ``preload`` says who puts the
+    runtime's library before the tracer's userspace part: uplab before the whole ``tracer``, or the
+    tracer itself, before its ``own`` part. Under the loader ``daemon`` the tracer sets kernel
+    uprobes, by ``daemon_args``. ``events`` are the events per completed request, ``touches`` what
+    of the machine it alters beside the server (``go``: every Go process).
     """
 
     args: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     placement: Literal["untouched", "kernel", "userspace", "any"] = "untouched"
+    placements: dict[str, Placing] = field(default_factory=dict)
+    loaders: tuple[Loader, ...] = ("syscall-server", "daemon")
+    preload: Literal["tracer", "own"] = "tracer"
+    daemon_args: tuple[str, ...] = ()
+    events: tuple[HitsRule, ...] = ()
+    touches: tuple[Literal["go"], ...] = ()
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        in_userspace = self.placement == "userspace"
+        _require(bool(self.placements) is in_userspace, "placements", "for placement userspace")
+        _require(bool(self.loaders), "loaders", "at least one")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a tracer does not start: a line of its output (a regular expression), and what to do."""
+
+    line: str
+    text: str
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    def __post_init__(self) -> None:
+        _check_pattern("line", self.line)
 
 
 @dataclass(frozen=True)
@@ -177,7 +240,14 @@ class TracerAdapter:
     ``{mode_args}`` in ``argv`` is replaced by the mode's ``args``; ``{pid}`` is the server's.
     ``files`` lie beside its adapter.yml and travel to the host, where ``{adapter}`` is their
     folder. ``hit_cost`` is a program that prints one JSON line per class of instruction with
-    ``ns_per_hit``: what one probe hit costs on this host.
+    ``ns_per_hit``: what one probe hit costs on this host. ``userspace_hit_cost`` does so for
+    bpftime, with ``{preload}`` and ``{bpftime}``, its launcher.
+
+    Where such a tracer prints its events, ``event_line`` is a regular expression that finds each of
+    them once (``{pid}`` is the server's), and ``lost_line`` one whose group is a number of lost
+    ones. ``self_test`` starts it with no server at all: where it neither says that it is ready nor
+    exits with 0, it cannot run on this host, for its last line or the ``causes`` that its output
+    shows.
     """
 
     schema: int
@@ -198,6 +268,11 @@ class TracerAdapter:
     stop_signal: str = "SIGTERM"
     stop_timeout_s: float = 3.0
     hit_cost: tuple[str, ...] = ()
+    userspace_hit_cost: tuple[str, ...] = ()
+    event_line: str | None = None
+    lost_line: str | None = None
+    self_test: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     def __post_init__(self) -> None:
@@ -211,8 +286,15 @@ class TracerAdapter:
         }
         _check_program(self.argv, signals, times_s)
         _check_files(self.files)
-        if self.ready_line is not None:
-            _check_pattern("ready_line", self.ready_line)
+        for name in ("ready_line", "event_line", "lost_line"):
+            text = getattr(self, name)
+            if text is not None:
+                _require(self.ready_line is not None, name, "for tracers that have a ready_line")
+                _check_pattern(name, text)
+        can_tell = self.ready_line is not None or not self.self_test
+        _require(can_tell, "self_test", "for tracers that have a ready_line")
+        if self.lost_line is not None:
+            _require(re.compile(self.lost_line).groups == 1, "lost_line", "exactly one group")
         for mode, spec in self.modes.items():
             fits = (spec.placement == "any") is (mode == "as-shipped")
             _require(fits, f"modes.{mode}.placement", "`any` is for as-shipped, and it for `any`")
@@ -221,6 +303,11 @@ class TracerAdapter:
         names = [site.name for site in self.sites]
         for index, name in enumerate(names):
             _require(name not in names[:index], f"sites.{index}", f"{name} is there already")
+        for mode, spec in self.modes.items():
+            for place, placing in spec.placements.items():
+                unknown_names = sorted({*placing.userspace, *placing.kernel} - set(names))
+                text = f"no site {', '.join(unknown_names)}; there are {', '.join(names)}"
+                _require(not unknown_names, f"modes.{mode}.placements.{place}", text)
 
 
 @dataclass(frozen=True)
@@ -249,14 +336,33 @@ class LoadAdapter:
     def __post_init__(self) -> None:
         _check_program(self.argv, {"stop_signal": self.stop_signal}, {"overrun_s": self.overrun_s})
         _require("duration_s" in self.parameters, "parameters", "duration_s is missing")
+        rated = self.loop == "closed" or "rate_per_s" in self.parameters
+        _require(rated, "parameters", "rate_per_s is missing: an open loop has a fixed rate")
         _check_files(self.files)
         inside = bool(_INSIDE.fullmatch(self.python))
         _require(inside, "python", f"{self.python!r} is no file in the adapter's folder")
 
 
 @dataclass(frozen=True)
+class RuntimeOptions:
+    """How bpftime runs: factors of a userspace cell.
+
+    ``bpftime_prefix`` is the folder of an installation; empty, the store's component ``bpftime``.
+    ``map_kind`` is for tracers whose arguments name it.
+    """
+
+    jit: bool = True
+    shm_mb: int = 50
+    map_kind: MapKind = "array"
+    bpftime_prefix: str = ""
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One combination of factors: what a trial measures."""
+    """One combination of factors: what a trial measures.
+
+    ``loader``, ``placement`` (a name of the mode's) and ``runtime`` are of userspace modes alone.
+    """
 
     id: str
     server: str
@@ -266,8 +372,9 @@ class Cell:
     load: str
     load_parameters: dict[str, int]
     server_parameters: dict[str, int] = field(default_factory=dict)
-    loader: str | None = None
+    loader: Loader | None = None
     placement: str | None = None
+    runtime: RuntimeOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -313,7 +420,7 @@ class Plan:
     """All that the host needs to know: what to run, how to judge it, where it came from.
 
     ``cells`` are the ones to measure; ``header`` is carried into ``run.json`` as it is.
-    ``artifacts`` maps ``component/file`` to the sha256 that the plan was made for.
+    ``artifacts`` maps ``component/file``, or a path, to the sha256 that the plan was made for.
     """
 
     schema: int

@@ -13,7 +13,8 @@ from uplab.hostside.attest import ExpectedSite
 from uplab.hostside.children import Child
 from uplab.hostside.errors import TrialError
 from uplab.hostside.loop import Loop
-from uplab.hostside.spec import Mode, Site, TracerAdapter
+from uplab.hostside.placing import places
+from uplab.hostside.spec import Cell, Site, TracerAdapter
 
 _COUNTERS_TIMEOUT_S = 5.0
 
@@ -66,7 +67,7 @@ def read_counters(loop: Loop, child: Child, signal_name: str) -> dict[str, Any]:
 
 
 def expected_sites(
-    adapter: TracerAdapter, mode: Mode, attached: Mapping[str, Any], program: Path
+    adapter: TracerAdapter, cell: Cell, attached: Mapping[str, Any], program: Path
 ) -> list[ExpectedSite]:
     """The sites that a trial must show, from two sides that must agree.
 
@@ -76,25 +77,26 @@ def expected_sites(
 
     Args:
         adapter: declares the groups of sites.
-        mode: its placement applies.
+        cell: its mode, and its placement, say where each site must lie.
         attached: the tracer's message.
         program: the server's binary.
 
     Returns:
-        the sites, all of them with the mode's placement; in a mode whose placement is
-        ``untouched`` the ones that the tracer would probe, which must be as in the file.
+        the sites with their placement; in a mode whose placement is ``untouched`` the ones that
+        the tracer would probe, which must be as in the file.
 
     Raises:
         TrialError: ``sites-disagree`` with the first site on which both sides differ.
     """
-    placement = adapter.modes[mode].placement
+    placement = adapter.modes[cell.mode].placement
+    placed = places(adapter, cell)
     if placement == "any":
-        text = f"{mode}: a tracer that lists its sites must say where each one lies"
+        text = f"{cell.mode}: a tracer that lists its sites must say where each one lies"
         raise TrialError("sites-disagree", text)
     if placement == "untouched" and attached.get("attach") != "none":
         raise TrialError(
             "sites-disagree",
-            f"{mode} must set no probe, but the tracer attached by {attached.get('attach')}",
+            f"{cell.mode} must set no probe, but the tracer attached by {attached.get('attach')}",
         )
     if placement == "untouched" and not attached.get("sites"):
         return []
@@ -104,6 +106,8 @@ def expected_sites(
     sites: list[ExpectedSite] = []
     for declared in adapter.sites:
         offsets = [offset for name, offset in reported if name == declared.name]
+        if not offsets and placement != "untouched" and placed[declared.name] == "untouched":
+            continue
         _check_offsets(declared, found.get(declared.symbol), offsets, program)
         sites.extend(
             ExpectedSite(
@@ -112,7 +116,7 @@ def expected_sites(
                 at=declared.at,
                 file=real,
                 offset=offset,
-                placement=placement,
+                placement=placed[declared.name],
                 instruction_class=instruction_class(_bytes_at(program, offset)),
             )
             for offset in offsets
@@ -229,19 +233,20 @@ def hits_between(
                 "file": site.file,
                 "offset": site.offset,
                 "class": site.instruction_class,
+                "placement": site.placement,
                 "hits": hits,
                 "per_request": per_request(hits),
             }
         )
+    events = {
+        key: _events(after, key) - _events(before, key) for key in ("emitted", "received", "lost")
+    }
     return {
         "sites": rows,
         "by_name": {
             name: {"hits": hits, "per_request": per_request(hits)} for name, hits in groups.items()
         },
-        "events": {
-            key: _events(after, key) - _events(before, key)
-            for key in ("emitted", "received", "lost")
-        },
+        "events": {**events, "per_request": per_request(events["emitted"])},
     }
 
 

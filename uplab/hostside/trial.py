@@ -12,11 +12,21 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from uplab.hostside import answer, attest, histogram, judge, procfs, tracing, usage, witness
+from uplab.hostside import (
+    answer,
+    attest,
+    bpftime,
+    histogram,
+    judge,
+    procfs,
+    tracing,
+    usage,
+    witness,
+)
 from uplab.hostside.children import Child
 from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
@@ -38,7 +48,7 @@ _SAMPLE_S = 1.0
 _LOAD_STOP_S = 0.5
 _HURRIED_STOP_S = 1.5
 _FENCE_TIMEOUT_S = 3.0
-_DETACH_BYTES_TIMEOUT_S = 1.0
+_DEATH_S = 0.2
 
 
 @dataclass
@@ -56,6 +66,7 @@ class Trial:
     tracer: Child | None = None
     load: Child | None = None
     witness: Witness | None = None
+    runtime: bpftime.Runtime | None = None
 
     @property
     def name(self) -> str:
@@ -144,6 +155,7 @@ class Trial:
         with self._step("fence"):
             self._fence_before()
         with self._step("start"):
+            self.runtime = self._make_runtime()
             self._start_server()
         with self._step("ready"):
             self._wait_ready()
@@ -152,6 +164,7 @@ class Trial:
                 self.witness = self._start_tracer(self.tracer_adapter)
             with self._step("attached"):
                 self.record["attached"] = self.witness.attached()
+                self._attach_runtime(self.witness)
         with self._step("attest"):
             self._attest("before")
         if self.context.plan.warm_up_s:
@@ -180,6 +193,13 @@ class Trial:
             owner = ", ".join(procfs.listeners(port)) or "another process"
             raise TrialError("port-in-use", f"port {port} is in use by {owner}")
 
+    def _make_runtime(self) -> bpftime.Runtime | None:
+        """What traces in userspace, where the cell does."""
+        adapter, options = self.tracer_adapter, self.cell.runtime
+        if adapter is None or options is None:
+            return None
+        return bpftime.Runtime(self.context, self.cell, options, adapter, self.directory)
+
     def _start_server(self) -> None:
         adapter = self.server_adapter
         values = self.server_values
@@ -190,7 +210,7 @@ class Trial:
             "server",
             fill_argv(adapter.argv, values, {}),
             self.directory / "server.log",
-            {name: fill(text, values) for name, text in adapter.env.items()},
+            {name: fill(text, values) for name, text in adapter.env.items()} | self._runtime_env,
         )
 
     def _wait_ready(self) -> None:
@@ -219,14 +239,21 @@ class Trial:
         values = self.values(adapter.programs) | {"pid": server.pid}
         values |= {"adapter": str(self.context.adapters / "tracers" / adapter.name)}
         mode = adapter.modes[self.cell.mode]
+        mode_args = mode.args
+        if self.runtime is not None:
+            values |= self.runtime.values()
+            mode_args = mode.daemon_args if self.runtime.by_daemon else mode.args
+        argv = fill_argv(adapter.argv, values, {"mode_args": mode_args})
         self.tracer = Child(
             self.context.loop,
             self.context.ledger,
             "tracer",
-            fill_argv(adapter.argv, values, {"mode_args": mode.args}),
+            argv if self.runtime is None else self.runtime.argv(argv),
             self.directory / "tracer.log",
-            {name: fill(text, values) for name, text in adapter.env.items()},
+            {name: fill(text, values) for name, text in adapter.env.items()} | self._runtime_env,
         )
+        if self.runtime is not None:
+            self.runtime.release(server, self.tracer)
         return witness.of(
             Scene(
                 loop=self.context.loop,
@@ -238,6 +265,15 @@ class Trial:
             )
         )
 
+    @property
+    def _runtime_env(self) -> dict[str, str]:
+        return {} if self.runtime is None else self.runtime.env
+
+    def _attach_runtime(self, traced: Witness) -> None:
+        if self.runtime is not None:
+            server, tracer = _must(self.server), _must(self.tracer)
+            self.runtime.attach(server, tracer, traced.expected)
+
     def _attest(self, when: str) -> None:
         server = _must(self.server)
         self._require_alive(server)
@@ -246,8 +282,17 @@ class Trial:
         else:
             evidence = attest.attest(procfs.descendants(server.pid), [])
             against = judge.evidence(evidence, [], when)
+        if evidence.problems:
+            # A process that is ending has no memory any more: that it died is the reason.
+            self.context.loop.until(lambda: server.returncode is not None, _DEATH_S)
+            self._require_alive(server)
         attestation = self.record.setdefault("attestation", {})
         attestation |= {"grade": evidence.grade, when: evidence.as_json()}
+        if self.runtime is not None and against:
+            more = self.runtime.complaint(server)
+            against = [replace(against[0], text=against[0].text + more), *against[1:]]
+        if self.runtime is not None and when == "after":
+            self.reasons += self.runtime.bystanders([server, _must(self.tracer)])
         self.reasons += against
 
     def _run_measurement(self) -> None:
@@ -274,6 +319,7 @@ class Trial:
         self.reasons += judge.load(load["problems"])
         reasons, self.flags = judge.quiet(self.context.plan.limits, self.record["cpu"])
         self.reasons += reasons
+        self.flags += judge.short_of_rate(self.load_adapter, self.cell, load["requests_per_s"])
 
     def _duration_s(self) -> int:
         return self.cell.load_parameters["duration_s"]
@@ -298,7 +344,8 @@ class Trial:
             self.directory / "load.txt" if step == "measure" else scratch / "load.txt",
             {name: fill(text, values) for name, text in adapter.env.items()},
         )
-        load, watched = self.load, [child for child in (self.server, self.tracer) if child]
+        daemon = self.runtime.daemon if self.runtime is not None else None
+        load, watched = self.load, [c for c in (self.server, self.tracer, daemon) if c]
         self.context.loop.until(
             lambda: load.ended or any(child.returncode is not None for child in watched),
             duration_s + adapter.overrun_s,
@@ -340,6 +387,8 @@ class Trial:
         with self.context.loop.shielded():
             if self.load is not None:
                 self.load.stop(self.load_adapter.stop_signal, _LOAD_STOP_S)
+            if self.runtime is not None:
+                self.runtime.before_stop([c for c in (self.server, self.tracer) if c])
             if self.tracer is not None and self.tracer_adapter is not None:
                 adapter = self.tracer_adapter
                 self.tracer.stop(adapter.stop_signal, min(adapter.stop_timeout_s, most_s))
@@ -350,11 +399,15 @@ class Trial:
                 server_adapter = self.server_adapter
                 timeout_s = min(server_adapter.stop_timeout_s, most_s)
                 self.server.stop(server_adapter.stop_signal, timeout_s)
+            if self.runtime is not None:
+                self.runtime.stop(most_s)
+                self.record["runtime"] = self.runtime.record
             self._clear_scratch()
 
     def _check_logs(self) -> None:
         """A log that could not be written is no trial's fault: the host cannot go on."""
-        for child in (self.server, self.tracer, self.load):
+        daemon = self.runtime.daemon if self.runtime is not None else None
+        for child in (self.server, self.tracer, self.load, daemon):
             if child is not None and child.log_error is not None:
                 raise child.log_error
 
@@ -415,6 +468,7 @@ class Trial:
             "cpu": record.get("cpu"),
             "hits": record.get("hits"),
             "tracer": {"attached": record.get("attached"), "end": record.get("end")},
+            "runtime": record.get("runtime"),
             "attestation": attestation,
             "answer": record.get("answer"),
             "verdict": {

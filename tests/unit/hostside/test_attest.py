@@ -392,6 +392,7 @@ def test_the_evidence_is_json() -> None:
         "altered_unlisted",
         "uprobes_page",
         "problems",
+        "agents",
     }
 
 

@@ -244,6 +244,20 @@ def test_servers_that_differ_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_tracer_that_does_not_start_here_is_told_as_a_plan_tells_it(tmp_path: Path) -> None:
+    system = machine(tmp_path)
+    set_up(tmp_path)
+    (tmp_path / "files/tracers/t").mkdir(parents=True)
+    tracer = replace(TRACER, ready_line="r", self_test=("sh", "-c", "echo no limits; exit 3"))
+    request = replace(REQUEST, adapters=replace(REQUEST.adapters, tracers={"t": tracer}))
+    places = replace(PLACES, state=tmp_path / "run", adapters=lambda: tmp_path / "files")
+    line = by_check(check_lab.modes(system, places, request))["mode-t-tracer-only"]
+    assert (line.state, line.seen) == (
+        "warn",
+        "cannot run because t does not start here: exit code 3, last line: no limits",
+    )
+
+
 # --- apt ------------------------------------------------------------------------------------------
 
 LIST = "etc/apt/sources.list.d/pve-enterprise.list"

@@ -121,6 +121,49 @@ def test_json_on_stderr_is_no_message(stage: Stage) -> None:
     assert not child.messages
 
 
+def test_a_flood_is_given_away_in_blocks_of_whole_lines(stage: Stage) -> None:
+    child = stage.shell("read x; i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done")
+    blocks: list[bytes] = []
+    heard: list[str] = []
+    child.on_line = heard.append
+    child.drain(blocks.append)
+    stage.finish(child)
+    assert all(block.endswith(b"\n") for block in blocks)
+    assert b"".join(blocks).split() == b"".join(b"line %d\n" % i for i in range(5000)).split()
+    assert (heard, len(blocks) < 2500) == ([], True)
+    assert child.death() == "exit code 0, last line: line 4999"
+
+
+def test_what_follows_the_last_line_of_a_flood_is_its_last_line(stage: Stage) -> None:
+    child = stage.shell("echo one; sleep 0.1; printf 'cut off'")
+    child.drain(lambda _block: None)
+    stage.finish(child)
+    assert child.death() == "exit code 0, last line: cut off"
+
+
+def test_a_line_longer_than_any_block_is_whole(stage: Stage) -> None:
+    child = stage.python("import sys; sys.stdout.write('x' * 3000000 + chr(10))")
+    blocks: list[bytes] = []
+    child.drain(blocks.append)
+    stage.finish(child)
+    assert [len(block) for block in blocks] == [3_000_001]
+
+
+def test_a_program_that_has_ended_has_nothing_to_drain(stage: Stage) -> None:
+    child = stage.shell("echo gone")
+    stage.finish(child)
+    child.drain(lambda _block: None)
+    assert child.death() == "exit code 0, last line: gone"
+
+
+def test_a_flood_can_be_stopped(stage: Stage) -> None:
+    child = stage.shell("while :; do echo flood; done")
+    child.drain(lambda _block: None)
+    assert stage.loop.until(lambda: child.output_bytes > 1 << 16, 10.0)
+    assert child.stop("SIGTERM", 2.0) < 2.0
+    stage.loop.pump(0.0)
+
+
 def test_a_line_that_comes_in_pieces_is_one_line(stage: Stage) -> None:
     child = stage.python(
         "import os, time\n"
@@ -224,6 +267,10 @@ def test_how_a_program_died(stage: Stage) -> None:
         "echo a reason >&2; exit 3": "exit code 3, last line: a reason",
         "exit 0": "exit code 0",
         "kill -SEGV $$": "SIGSEGV",
+        "echo 'fatal error: fault\npanic: again\ngs 0x0' >&2; exit 2": (
+            "exit code 2, fatal error: fault, last line: gs 0x0"
+        ),
+        "echo 'panic: no' >&2; exit 2": "exit code 2, last line: panic: no",
     }
     for script, expected in cases.items():
         child = stage.shell(script)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,10 @@ from uplab.hostside.spec import (
     LoadAdapter,
     ModeSpec,
     Parameter,
+    Placing,
+    RuntimeOptions,
     ServerAdapter,
+    Site,
     TracerAdapter,
 )
 from uplab.hostside.store import Store
@@ -118,7 +122,8 @@ def test_a_port_in_use_is_told_with_its_owner(store: Store) -> None:
 
 def test_an_unknown_need_is_told_with_the_known_ones(store: Store) -> None:
     assert unmet("magic", store) == (
-        "the adapter needs 'magic', which is none of bpf, btf, root, tracefs, uprobes"
+        "the adapter needs 'magic', which is none of "
+        "bpf, bpftime-daemon, btf, root, tracefs, uprobes"
     )
 
 
@@ -165,3 +170,121 @@ def test_a_bpf_program_that_was_tried_is_not_left_loaded(store: Store) -> None:
     before = set(os.listdir("/proc/self/fd"))
     assert doctor.need_bpf(store) is None or sys.platform != "linux"
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+# --- userspace cells ------------------------------------------------------------------------------
+
+USERSPACE = ModeSpec(placement="userspace", placements={"all": Placing(userspace=("a",))})
+IN_USERSPACE = replace(
+    TRACER,
+    modes={"userspace-uprobe": USERSPACE},
+    sites=(Site("a", "a", "entry", ()),),
+)
+BPFTIME = ("bpftime", "bpftime_daemon", "libbpftime-agent.so", "libbpftime-syscall-server.so")
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """A folder with files by the names of bpftime's programs."""
+    folder = tmp_path / "prefix"
+    folder.mkdir()
+    for name in BPFTIME:
+        (folder / name).write_text("")
+    return folder
+
+
+def in_userspace(prefix: Path | str, **changes: Any) -> Cell:
+    options = RuntimeOptions(bpftime_prefix=str(prefix))
+    changes = {"placement": "all", "loader": "syscall-server", "runtime": options, **changes}
+    return replace(CELL, mode="userspace-uprobe", **changes)
+
+
+def test_a_userspace_cell_with_all_its_parts_is_available(store: Store, prefix: Path) -> None:
+    cell = in_userspace(prefix)
+    assert judge(cell, adapters(tracer=IN_USERSPACE), store) == (AVAILABLE, None)
+
+
+def test_without_bpftime_it_says_so(store: Store) -> None:
+    status, reason = judge(in_userspace(""), adapters(tracer=IN_USERSPACE), store)
+    assert status == NOT_AVAILABLE
+    assert reason == f"bpftime is not installed (no such component in {store.root})"
+
+
+@pytest.mark.parametrize("name", ["bpftime", "libbpftime-agent.so"])
+def test_a_prefix_that_lacks_a_program_is_told(name: str, store: Store, prefix: Path) -> None:
+    (prefix / name).unlink()
+    status, reason = judge(in_userspace(prefix), adapters(tracer=IN_USERSPACE), store)
+    assert (status, reason) == (NOT_AVAILABLE, f"{prefix}/{name} is missing")
+
+
+def test_a_placement_that_the_tracer_does_not_know(store: Store, prefix: Path) -> None:
+    cell = in_userspace(prefix, placement="odd")
+    assert judge(cell, adapters(tracer=IN_USERSPACE), store) == (
+        NOT_APPLICABLE,
+        "t has no placement odd (there are: all)",
+    )
+
+
+def test_a_loader_that_the_tracer_does_not_run_under(store: Store, prefix: Path) -> None:
+    mode = replace(USERSPACE, loaders=("daemon",))
+    tracer = replace(IN_USERSPACE, modes={"userspace-uprobe": mode})
+    assert judge(in_userspace(prefix), adapters(tracer=tracer), store) == (
+        NOT_APPLICABLE,
+        "t does not run under the loader syscall-server",
+    )
+
+
+def test_the_daemon_needs_more_of_the_kernel(store: Store, prefix: Path) -> None:
+    """The same answer as the need by itself, whatever this machine's kernel says."""
+    cell = in_userspace(prefix, loader="daemon")
+    status, reason = judge(cell, adapters(tracer=IN_USERSPACE), store)
+    assert reason == unmet("bpftime-daemon", store)
+    assert status == (AVAILABLE if reason is None else NOT_AVAILABLE)
+
+
+def test_no_agent_comes_into_a_static_server(store: Store, prefix: Path, tmp_path: Path) -> None:
+    server = replace(SERVER, programs={"p": FileRef(path=str(static_program(tmp_path)))})
+    status, reason = judge(in_userspace(prefix), adapters(server, IN_USERSPACE), store)
+    assert status == NOT_AVAILABLE
+    assert reason == (
+        f"{tmp_path}/static is not dynamically linked: bpftime cannot be attached to it"
+    )
+    dynamic = replace(SERVER, programs={"p": FileRef(path=sys.executable)})
+    assert judge(in_userspace(prefix), adapters(dynamic, IN_USERSPACE), store)[0] == AVAILABLE
+
+
+def static_program(folder: Path) -> Path:
+    source = folder / "static.c"
+    source.write_text("int main(void) { return 0; }")
+    argv = ["gcc", "-static", "-o", str(folder / "static"), str(source)]
+    subprocess.run(argv, check=True)
+    return folder / "static"
+
+
+# --- tracers that are started to see whether they do ----------------------------------------------
+
+
+class Refusing:
+    """A stand-in for the self-tests that notes whom it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def refusal(self, tracer: TracerAdapter) -> str:
+        self.asked.append(tracer.name)
+        return f"{tracer.name} does not start here: no"
+
+
+def test_a_tracer_that_does_not_start_is_not_available(store: Store) -> None:
+    tests: Any = Refusing()
+    refused = (NOT_AVAILABLE, "t does not start here: no")
+    assert judge(CELL, adapters(), store, tests) == refused
+    assert judge(UNTRACED, adapters(), store, tests) == (AVAILABLE, None)
+    assert tests.asked == ["t"]
+
+
+def test_a_tracer_is_not_started_where_something_else_is_missing(store: Store) -> None:
+    (store.root / "bin" / "t").unlink()
+    tests: Any = Refusing()
+    judge(CELL, adapters(), store, tests)
+    assert tests.asked == []

@@ -145,3 +145,22 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         elf.symbols(tmp_path / "nothing", ["main"])
+
+
+def test_a_program_without_a_loader_is_static(tmp_path: Path) -> None:
+    source = tmp_path / "main.c"
+    source.write_text("int main(void) { return 0; }")
+    for name, flags in (("static", ["-static"]), ("dynamic", [])):
+        argv = ["gcc", *flags, "-o", str(tmp_path / name), str(source)]
+        subprocess.run(argv, check=True)
+    assert elf.is_static(tmp_path / "static")
+    assert not elf.is_static(tmp_path / "dynamic")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"#!/bin/sh\n", b"\x7fELF\x02\x01", b"\x7fELF\x01\x01" * 20]
+)
+def test_what_is_no_elf_file_is_not_static(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert not elf.is_static(path)

@@ -32,6 +32,21 @@ def test_what_becomes_readable_is_called() -> None:
     os.close(writer)
 
 
+def test_what_is_polled_is_called_every_few_milliseconds() -> None:
+    called: list[float] = []
+
+    def note() -> None:
+        called.append(time.monotonic())
+
+    with Loop() as loop:
+        loop.poll(note)
+        assert loop.until(lambda: len(called) == 5, 10.0)
+        loop.no_poll(note)
+        loop.pump(0.05)
+    assert len(called) == 5
+    assert called[-1] - called[0] >= 0.03
+
+
 def test_a_pump_waits_no_longer_than_it_may() -> None:
     with Loop() as loop:
         began_s = time.monotonic()

@@ -1,5 +1,6 @@
 """uplab/hostside/procfs.py: readings of /proc, of real processes."""
 
+import mmap
 import os
 import signal
 import socket
@@ -199,3 +200,19 @@ def test_a_connection_is_no_listener() -> None:
         socket.create_connection(listening.getsockname()) as connection,
     ):
         assert procfs.listeners(connection.getsockname()[1]) == []
+
+
+def test_who_has_a_file_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "shared memory"
+    path.write_bytes(bytes(4096))
+    assert procfs.mapped_by(str(path)) == []
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        assert procfs.mapped_by(str(path)) == [os.getpid()]
+    assert procfs.mapped_by(str(path)) == []
+
+
+def test_a_process_has_a_name_for_people() -> None:
+    name = Path("/proc/self/comm").read_text().strip()
+    assert procfs.named(os.getpid()) == f"{name} (pid {os.getpid()})"
+    with pytest.raises(OSError, match="No such file"):
+        procfs.named(NO_PID)

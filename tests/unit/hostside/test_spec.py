@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -20,8 +20,10 @@ from uplab.hostside.spec import (
     LoadAdapter,
     ModeSpec,
     Parameter,
+    Placing,
     Plan,
     Repeat,
+    RuntimeOptions,
     ServerAdapter,
     Site,
     TracerAdapter,
@@ -62,6 +64,7 @@ common = {
     "env": environments,
     "stop_signal": st.sampled_from(["SIGTERM", "SIGINT"]),
 }
+RATE = Parameter(1000, 1, 1_000_000, "requests/s", "how many")
 DURATION = Parameter(1, 1, 9, "s", "how long")
 servers = st.builds(
     ServerAdapter,
@@ -92,15 +95,27 @@ mode_specs = st.builds(
     ModeSpec,
     args=argvs,
     needs=argvs,
-    placement=st.sampled_from(["untouched", "kernel", "userspace"]),
+    placement=st.sampled_from(["untouched", "kernel"]),
+    events=st.lists(rules, max_size=1).map(tuple),
+)
+#: Their placements name sites, which a tracer must have.
+userspace_specs = st.builds(
+    ModeSpec,
+    placement=st.just("userspace"),
+    placements=st.just({"entries": Placing(userspace=("enter",))}),
+    loaders=st.sampled_from([("daemon",), ("syscall-server", "daemon")]),
+    preload=st.sampled_from(["tracer", "own"]),
+    daemon_args=argvs,
 )
 tracers = st.builds(
     TracerAdapter,
     **common,
     kind=st.just("tracer"),
-    modes=st.dictionaries(st.sampled_from(TRACED), mode_specs, min_size=1),
+    modes=st.dictionaries(st.sampled_from(TRACED), mode_specs | userspace_specs, min_size=1),
     needs_traits=argvs,
-    sites=st.lists(sites, max_size=2, unique_by=lambda site: site.name).map(tuple),
+    sites=st.lists(sites, max_size=2, unique_by=lambda site: site.name).map(
+        lambda more: (Site("enter", "traced", "entry", ()), *(s for s in more if s.name != "enter"))
+    ),
     counters_signal=st.just("SIGUSR1"),
     attached_timeout_s=seconds,
     stop_timeout_s=seconds,
@@ -112,7 +127,7 @@ loads = st.builds(
     kind=st.just("load"),
     loop=st.sampled_from(["closed", "open"]),
     python=st.just("adapter.py"),
-    parameters=parameters.map(lambda known: {**known, "duration_s": DURATION}),
+    parameters=parameters.map(lambda known: {**known, "duration_s": DURATION, "rate_per_s": RATE}),
     files=st.lists(st.sampled_from(["a.lua", "more/b.lua"]), max_size=2).map(tuple),
     overrun_s=seconds,
 )
@@ -126,8 +141,16 @@ cells = st.builds(
     load=names,
     load_parameters=numbers,
     server_parameters=numbers,
-    loader=st.none() | names,
+    loader=st.sampled_from([None, "syscall-server", "daemon"]),
     placement=st.none() | names,
+    runtime=st.none()
+    | st.builds(
+        RuntimeOptions,
+        jit=st.booleans(),
+        shm_mb=st.integers(20, 4096),
+        map_kind=st.sampled_from(["array", "hash"]),
+        bpftime_prefix=texts,
+    ),
 )
 adapters = st.builds(
     Adapters,
@@ -273,3 +296,45 @@ def test_placeholders_are_what_fill_asks_for(wanted: list[str]) -> None:
     template = " ".join(f"{{{name}}}" for name in wanted)
     assert placeholders(template) == set(wanted)
     assert "{" not in fill(template, dict.fromkeys(wanted, "v"))
+
+
+def test_one_site_is_in_one_place() -> None:
+    with pytest.raises(ValueError, match=r"^kernel: a, b is in userspace already$"):
+        Placing(userspace=("b", "a", "c"), kernel=("a", "b"))
+    with pytest.raises(ValueError, match=r"^userspace: at least one site$"):
+        Placing(userspace=(), kernel=("a",))
+
+
+def test_placements_are_for_userspace_modes_and_they_for_placements() -> None:
+    placements = {"entries": Placing(userspace=("a",))}
+    with pytest.raises(ValueError, match=r"^placements: for placement userspace$"):
+        ModeSpec(placement="kernel", placements=placements)
+    with pytest.raises(ValueError, match=r"^placements: for placement userspace$"):
+        ModeSpec(placement="userspace")
+    with pytest.raises(ValueError, match=r"^loaders: at least one$"):
+        ModeSpec(placement="userspace", placements=placements, loaders=())
+
+
+def test_a_placement_names_sites_of_its_tracer() -> None:
+    mode = ModeSpec(placement="userspace", placements={"odd": Placing(userspace=("b",))})
+    site = Site("a", "traced", "entry", ())
+    with pytest.raises(ValueError, match=r"placements\.odd: no site b; there are a$"):
+        TracerAdapter(1, "tracer", "t", "", ("p",), {"userspace-uprobe": mode}, sites=(site,))
+
+
+@pytest.mark.parametrize("name", ["servers/bin/go-server", "/usr/sbin/nginx"])
+def test_the_name_of_a_file_names_it(name: str) -> None:
+    assert FileRef.named(name).name == name
+
+
+def test_what_the_host_makes_itself_has_no_name() -> None:
+    assert FileRef(path="{root}/tls/key.pem").name is None
+
+
+def test_an_open_loop_has_a_rate() -> None:
+    parameters = {"duration_s": DURATION}
+    closed = LoadAdapter(1, "load", "l", "", "closed", ("l",), "a.py", parameters=parameters)
+    with pytest.raises(ValueError, match=r"^parameters: rate_per_s is missing"):
+        replace(closed, loop="open")
+    rated = replace(closed, loop="open", parameters={**parameters, "rate_per_s": RATE})
+    assert rated.loop == "open"

@@ -14,7 +14,15 @@ from uplab.hostside.attest import ExpectedSite
 from uplab.hostside.children import Child, Ledger
 from uplab.hostside.errors import TrialError
 from uplab.hostside.loop import Loop
-from uplab.hostside.spec import HitsRule, ModeSpec, Site, TracerAdapter
+from uplab.hostside.spec import (
+    Cell,
+    HitsRule,
+    ModeSpec,
+    Placing,
+    RuntimeOptions,
+    Site,
+    TracerAdapter,
+)
 from uplab.hostside.tracing import expected_sites, hits_between
 
 Start = Callable[[str], Child]
@@ -29,6 +37,25 @@ ADAPTER = TracerAdapter(
     ("{p}",),
     modes={"tracer-only": ModeSpec(), "kernel-uprobe": ModeSpec(placement="kernel")},
     sites=(ENTRY, RET),
+)
+
+
+KERNEL = Cell("s-kernel-uprobe-t-12B", "s", "kernel-uprobe", "t", 12, "l", {"duration_s": 1})
+TRACER_ONLY = replace(KERNEL, mode="tracer-only")
+IN_USERSPACE = replace(
+    KERNEL, mode="userspace-uprobe", loader="syscall-server", runtime=RuntimeOptions()
+)
+PLACED = replace(
+    ADAPTER,
+    modes={
+        "userspace-uprobe": ModeSpec(
+            placement="userspace",
+            placements={
+                "entries": Placing(userspace=("enter",)),
+                "both": Placing(userspace=("enter",), kernel=("leave",)),
+            },
+        )
+    },
 )
 
 
@@ -170,7 +197,7 @@ def said(*sites: tuple[str, int], attach: str = "uprobe_multi") -> dict[str, Any
 
 def disagreement(attached: dict[str, Any], program: Path, **changes: Any) -> str:
     with pytest.raises(TrialError) as caught:
-        expected_sites(replace(ADAPTER, **changes), "kernel-uprobe", attached, program)
+        expected_sites(replace(ADAPTER, **changes), KERNEL, attached, program)
     assert caught.value.code == "sites-disagree"
     return caught.value.text
 
@@ -180,7 +207,7 @@ def test_sites_on_which_both_sides_agree(program: Path, offset: int, tmp_path: P
     link = tmp_path / "link"
     link.symlink_to(program)
     real = str(program.resolve())
-    assert expected_sites(ADAPTER, "kernel-uprobe", attached, link) == [
+    assert expected_sites(ADAPTER, KERNEL, attached, link) == [
         # The mark begins with a U: the code of a push.
         ExpectedSite("enter", "traced", "entry", real, offset, "kernel", "emulated"),
         ExpectedSite("leave", "traced", "ret", real, offset + 11, "kernel", "return"),
@@ -188,23 +215,45 @@ def test_sites_on_which_both_sides_agree(program: Path, offset: int, tmp_path: P
     ]
 
 
+def test_each_site_lies_where_the_cell_places_it(program: Path, offset: int) -> None:
+    attached = said(("enter", offset), ("leave", offset + 11))
+    cell = replace(IN_USERSPACE, placement="both")
+    sites = expected_sites(PLACED, cell, attached, program)
+    assert [(site.name, site.placement) for site in sites] == [
+        ("enter", "userspace"),
+        ("leave", "kernel"),
+    ]
+
+
+def test_a_site_that_is_placed_nowhere_is_not_asked_for(program: Path, offset: int) -> None:
+    cell = replace(IN_USERSPACE, placement="entries")
+    (site,) = expected_sites(PLACED, cell, said(("enter", offset)), program)
+    assert (site.name, site.placement) == ("enter", "userspace")
+
+
+def test_a_site_that_is_placed_somewhere_must_be_probed(program: Path, offset: int) -> None:
+    cell = replace(IN_USERSPACE, placement="both")
+    with pytest.raises(TrialError, match="set no probe at leave"):
+        expected_sites(PLACED, cell, said(("enter", offset)), program)
+
+
 def test_a_tracer_without_uprobes_has_no_sites(program: Path) -> None:
     attached = said(attach="none")
-    assert expected_sites(ADAPTER, "tracer-only", attached, program) == []
+    assert expected_sites(ADAPTER, TRACER_ONLY, attached, program) == []
 
 
 def test_sites_that_a_tracer_would_probe_must_be_untouched(program: Path, offset: int) -> None:
     attached = said(("enter", offset), ("leave", offset + 11), attach="none")
-    sites = expected_sites(ADAPTER, "tracer-only", attached, program)
+    sites = expected_sites(ADAPTER, TRACER_ONLY, attached, program)
     assert {site.placement for site in sites} == {"untouched"}
     assert len(sites) == 2
 
 
 def test_a_tracer_that_attached_where_it_must_not(program: Path) -> None:
     with pytest.raises(TrialError, match=r"tracer-only must set no probe, but .* by perf_event"):
-        expected_sites(ADAPTER, "tracer-only", said(attach="perf_event"), program)
+        expected_sites(ADAPTER, TRACER_ONLY, said(attach="perf_event"), program)
     with pytest.raises(TrialError, match="must set no probe"):
-        expected_sites(ADAPTER, "tracer-only", {"event": "attached"}, program)
+        expected_sites(ADAPTER, TRACER_ONLY, {"event": "attached"}, program)
 
 
 @pytest.mark.parametrize("wrong", [[1], [0, 1], [0, 0], [-1]])
@@ -319,6 +368,7 @@ def test_hits_are_differences_by_site_and_by_name() -> None:
         "file": "/s",
         "offset": 1,
         "class": "nop5",
+        "placement": "kernel",
         "hits": 1000,
         "per_request": 10.0,
     }
@@ -326,7 +376,7 @@ def test_hits_are_differences_by_site_and_by_name() -> None:
         "a": {"hits": 1000, "per_request": 10.0},
         "b": {"hits": 30, "per_request": 0.3},
     }
-    assert seen["events"] == {"emitted": 1000, "received": 991, "lost": 3}
+    assert seen["events"] == {"emitted": 1000, "received": 991, "lost": 3, "per_request": 10.0}
 
 
 @pytest.mark.parametrize("requests", [0, None])
