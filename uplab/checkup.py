@@ -13,7 +13,7 @@ from uplab import adapters, inventory, matrix, plan, provision, remote
 from uplab.errors import EXIT_GATE, EXIT_HOST, EXIT_OK, UplabError
 
 #: The cells whose parts, ports and modes are looked at: every part once.
-MATRIX = "smoke"
+MATRIX = "seed"
 
 _MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 _PLAIN_MARKS = {"ok": "ok", "warn": "!", "fail": "x"}
@@ -81,7 +81,7 @@ def run(project: Path, name: str, chosen: Path | None = None) -> Checkup:
 
 
 def request(project: Path, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What hostside is asked: the smoke matrix's cells, the components that it is to have."""
+    """What hostside is asked: a matrix's cells, and the components that it is to have."""
     experiment = matrix.load(MATRIX, project)
     asked = plan.inspect_request(experiment)
     return {

@@ -239,6 +239,7 @@ class Run:
     fingerprint_after: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     loops: Mapping[str, str] = field(default_factory=dict)
+    touched: tuple[str, ...] = ()
     declared: Mapping[str, Declared] = field(default_factory=dict)
 
 
@@ -355,6 +356,10 @@ def _run(fields: Fields, run_dir: Path) -> Run:
         loops={
             name: part.one_of("loop", LOOPS) for name, part in fields.parts_by_name("loads").items()
         },
+        touched=tuple(
+            f"{part.text('name')} (pid {part.optional_whole('pid')}, {part.text('exe')})"
+            for part in Fields(fields.mapping("touched"), "run.json, touched").parts("processes")
+        ),
         declared={
             cell_id: _declared(part) for cell_id, part in fields.parts_by_name("declared").items()
         },

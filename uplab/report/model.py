@@ -74,6 +74,8 @@ def _notices(run: Run, latency: Mapping[str, Latency]) -> Iterator[str]:
         yield f"The run is not complete ({run.outcome}): {len(run.trials)}{planned} trials."
     if run.error:
         yield f"The run ended with an error: {run.error}"
+    if run.touched:
+        yield f"A tracer may have altered other programs too: {', '.join(run.touched[:20])}."
     yield from _disturbances(run)
     for problems in (cell.problems for cell in latency.values()):
         for problem in problems:

@@ -197,6 +197,15 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
         assert "no SHA256SUMS (the run is interrupted)" in shown
 
 
+def test_programs_that_a_tracer_altered_beside_the_server_are_named(tmp_path: Path) -> None:
+    run_dir = synthetic(tmp_path / "run")
+    others = [{"name": "containerd", "pid": 7, "exe": "/usr/bin/containerd"}]
+    edit_json(run_dir / "run.json", touched={"processes": others})
+    wanted = "have altered other programs too: containerd (pid 7, /usr/bin/containerd)."
+    for shown in both(run_dir):
+        assert wanted in " ".join(shown.split())
+
+
 def test_a_changed_run_is_not_called_verified(tmp_path: Path) -> None:
     run_dir = synthetic(tmp_path / "run")
     (run_dir / "events.jsonl").write_text("changed")
