@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from uplab import collect, matrix, plan, provision
-from uplab.hostside.spec import Cell, Plan, fill, fill_argv
+from uplab.hostside.spec import Cell, Plan
 from uplab.hostside.store import Store
+from uplab.hostside.templates import fill, fill_argv
 from uplab.remote import Host
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,14 +10,8 @@ from typing import Any, TypeVar
 
 from uplab import yamlfile
 from uplab.errors import UsageError
-from uplab.hostside.spec import (
-    SCHEMA,
-    Adapters,
-    LoadAdapter,
-    ServerAdapter,
-    TracerAdapter,
-    placeholders,
-)
+from uplab.hostside.spec import SCHEMA, Adapters, LoadAdapter, ServerAdapter, TracerAdapter
+from uplab.hostside.templates import placeholders
 
 Adapter = ServerAdapter | TracerAdapter | LoadAdapter
 AdapterT = TypeVar("AdapterT", ServerAdapter, TracerAdapter, LoadAdapter)

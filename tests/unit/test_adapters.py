@@ -14,7 +14,9 @@ import yaml
 from uplab import adapters
 from uplab.adapters import KINDS, Registry
 from uplab.errors import EXIT_USAGE, UsageError
-from uplab.hostside.spec import LoadAdapter, ServerAdapter, TracerAdapter, build, placeholders
+from uplab.hostside.decode import build
+from uplab.hostside.spec import LoadAdapter, ServerAdapter, TracerAdapter
+from uplab.hostside.templates import placeholders
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "adapters"

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uplab import __version__, adapters, matrix, plan
+from uplab.hostside.decode import build
 from uplab.hostside.doctor import AVAILABLE, NOT_APPLICABLE, NOT_AVAILABLE
-from uplab.hostside.spec import Adapters, Cell, Limits, Plan, build
+from uplab.hostside.spec import Adapters, Cell, Limits, Plan
 from uplab.matrix import Experiment, Matrix
 
 ADAPTERS = Path(__file__).parents[1] / "data" / "adapters"

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from uplab.hostside import bpftime, doctor, errors, export, store
+from uplab.hostside.decode import build
 from uplab.hostside.errors import HostError
-from uplab.hostside.spec import Adapters, Cell, FileRef, Plan, build
+from uplab.hostside.spec import Adapters, Cell, FileRef, Plan
 
 DEFAULT_STATE = Path("/run/uplab")
 DEFAULT_RUNS = Path("/var/lib/uplab/runs")

@@ -24,8 +24,9 @@ from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
 from uplab.hostside.judge import Reason
 from uplab.hostside.placing import places
-from uplab.hostside.spec import Cell, FileRef, RuntimeOptions, Scalar, TracerAdapter
+from uplab.hostside.spec import Cell, FileRef, RuntimeOptions, TracerAdapter
 from uplab.hostside.store import Store
+from uplab.hostside.templates import Scalar
 
 COMPONENT = "bpftime"
 LAUNCHER, DAEMON = "bpftime", "bpftime_daemon"

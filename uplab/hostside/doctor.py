@@ -15,9 +15,9 @@ from uplab.hostside.spec import (
     FileRef,
     ServerAdapter,
     TracerAdapter,
-    placeholders,
 )
 from uplab.hostside.store import Store
+from uplab.hostside.templates import placeholders
 
 if TYPE_CHECKING:
     from uplab.hostside.selftest import SelfTests

@@ -20,7 +20,8 @@ from uplab.hostside.attest import Evidence, ExpectedSite, Grade, Placement, diff
 from uplab.hostside.children import Child
 from uplab.hostside.errors import TrialError
 from uplab.hostside.loop import Loop
-from uplab.hostside.spec import Site, TracerAdapter, fill
+from uplab.hostside.spec import Site, TracerAdapter
+from uplab.hostside.templates import fill
 from uplab.hostside.tracing import instruction_class
 
 _SETTLE_S = 0.2

@@ -11,7 +11,8 @@ from uplab.hostside import bpftime
 from uplab.hostside.children import Child
 from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
-from uplab.hostside.spec import Cell, RuntimeOptions, Scalar, TracerAdapter, fill_argv
+from uplab.hostside.spec import Cell, RuntimeOptions, TracerAdapter
+from uplab.hostside.templates import Scalar, fill_argv
 
 _TIMEOUT_S = 20.0
 

@@ -25,8 +25,9 @@ from uplab.hostside.children import Child, Ledger
 from uplab.hostside.errors import TrialError
 from uplab.hostside.foreign import wait_ready
 from uplab.hostside.loop import Loop
-from uplab.hostside.spec import FileRef, TracerAdapter, fill
+from uplab.hostside.spec import FileRef, TracerAdapter
 from uplab.hostside.store import Store
+from uplab.hostside.templates import fill
 
 _ANSWERS = "self-tests.json"
 _LOCK = "self-tests.lock"

@@ -1,23 +1,19 @@
 """What an adapter, a cell and a plan are: the one model of both sides.
 
 The controller validates YAML against these dataclasses (through pydantic, which also prints
-their JSON Schema); the host rebuilds them from the plan's JSON with :func:`build`. Only the
-standard library is used here because this module travels in the zipapp.
+their JSON Schema); the host rebuilds them from the plan's JSON (:mod:`uplab.hostside.decode`).
+Only the standard library is used here because this module travels in the zipapp.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import signal
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from uplab.hostside.templates import placeholders
 
 SCHEMA = 1
 
@@ -32,12 +28,9 @@ Mode = Literal[
 ]
 Loader = Literal["syscall-server", "daemon"]
 MapKind = Literal["array", "hash", "percpu-array", "percpu-hash"]
-Scalar = int | float | str
-T = TypeVar("T", bound="DataclassInstance")
 
 #: A path that stays inside the adapter's folder: no part of it begins with a dot.
 _INSIDE = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
-_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
@@ -466,100 +459,3 @@ def _check_program(argv: tuple[str, ...], signals: Mapping[str, str], times_s: A
         _require(known, name, f"no signal {value!r}; allowed are names such as SIGTERM")
     for name, value_s in times_s.items():
         _require(0 < value_s < 86_400, name, f"allowed is more than 0 s, found {value_s!r}")
-
-
-def fill(template: str, values: Mapping[str, Scalar]) -> str:
-    """Replace each ``{name}`` of a template by its value.
-
-    Args:
-        template: text of an adapter, such as ``https://127.0.0.1:{port}/``.
-        values: what may be named.
-
-    Returns:
-        the text with all placeholders replaced; other braces stay as they are.
-
-    Raises:
-        ValueError: a placeholder has no value; the message lists the ones that exist.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in values:
-            raise ValueError(f"{{{name}}} has no value here; there are {', '.join(sorted(values))}")
-        return str(values[name])
-
-    return _PLACEHOLDER.sub(value, template)
-
-
-def fill_argv(
-    argv: tuple[str, ...], values: Mapping[str, Scalar], splice: Mapping[str, tuple[str, ...]]
-) -> list[str]:
-    """Fill an argv template; an argument that is exactly ``{name}`` of ``splice`` becomes many."""
-    out: list[str] = []
-    for argument in argv:
-        match = _PLACEHOLDER.fullmatch(argument)
-        if match and match.group(1) in splice:
-            out.extend(fill(part, values) for part in splice[match.group(1)])
-        else:
-            out.append(fill(argument, values))
-    return out
-
-
-def placeholders(template: str) -> set[str]:
-    """The names that a template asks for."""
-    return set(_PLACEHOLDER.findall(template))
-
-
-def build(cls: type[T], data: Any) -> T:
-    """Rebuild a dataclass of this module from what :func:`dataclasses.asdict` and JSON made of it.
-
-    Args:
-        cls: the dataclass.
-        data: the decoded JSON object.
-
-    Returns:
-        the instance, nested dataclasses and tuples included.
-
-    Raises:
-        ValueError: a field is missing or unknown (a plan of another version).
-    """
-    if not isinstance(data, dict):
-        raise ValueError(f"{cls.__name__}: expected an object, found {type(data).__name__}")
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = set(data) - set(known)
-    if unknown:
-        raise ValueError(f"{cls.__name__}: unknown field {', '.join(sorted(unknown))}")
-    values = {}
-    for name in known:
-        if name in data:
-            try:
-                values[name] = _value(hints[name], data[name])
-            except ValueError as error:
-                raise ValueError(f"{cls.__name__}.{name}: {error}") from error
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__}: {error}") from error
-
-
-def _value(hint: Any, data: Any) -> Any:
-    """One field of :func:`build`: follow tuples, dicts, unions and dataclasses."""
-    origin = typing.get_origin(hint)
-    arguments = typing.get_args(hint)
-    if origin is tuple:
-        if not isinstance(data, list | tuple):
-            raise ValueError(f"expected a list, found {type(data).__name__}")
-        return tuple(_value(arguments[0], item) for item in data)
-    if origin is dict:
-        if not isinstance(data, dict):
-            raise ValueError(f"expected an object, found {type(data).__name__}")
-        return {key: _value(arguments[1], item) for key, item in data.items()}
-    if origin in (types.UnionType, typing.Union):
-        for option in arguments:
-            if dataclasses.is_dataclass(option) and isinstance(data, dict):
-                return _value(option, data)
-        return data
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return build(hint, data)
-    return data

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uplab.hostside.spec import FileRef, fill
+from uplab.hostside.spec import FileRef
+from uplab.hostside.templates import fill
 
 DEFAULT_ROOT = Path("/opt/uplab")
 

@@ -32,16 +32,8 @@ from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
 from uplab.hostside.judge import Reason
 from uplab.hostside.rundir import PART_PREFIX, utc_now
-from uplab.hostside.spec import (
-    UNTRACED_MODES,
-    Cell,
-    LoadAdapter,
-    Scalar,
-    ServerAdapter,
-    TracerAdapter,
-    fill,
-    fill_argv,
-)
+from uplab.hostside.spec import UNTRACED_MODES, Cell, LoadAdapter, ServerAdapter, TracerAdapter
+from uplab.hostside.templates import Scalar, fill, fill_argv
 from uplab.hostside.witness import Scene, Witness
 
 _SAMPLE_S = 1.0
