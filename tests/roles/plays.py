@@ -70,8 +70,8 @@ def write_stand_ins(top: Path) -> dict[str, str]:
     for name in ("https", "http"):
         folder = top / "servers" / name
         folder.mkdir(parents=True)
-        (folder / "go.mod").write_text(f"module uplab.example/stand-in-{name}\n\ngo 1.19\n")
         (folder / "main.go").write_text(f'package main\n\nfunc main() {{ println("{name}") }}\n')
+    (top / "servers" / "go.mod").write_text("module uplab.example/stand-in\n\ngo 1.19\n")
     gotrace = top / "gotrace"
     gotrace.mkdir()
     (gotrace / "Makefile").write_text(

@@ -197,7 +197,7 @@ def test_a_failed_build_lets_the_others_finish(
         "version": "1",
         "commands": [
             {"argv": ["sh", "-c", f"until test -e {failed}; do sleep 0.05; done"]},
-            {"argv": ["sh", "-c", "mkdir {prefix}/bin; cp https/go.mod {prefix}/bin/go-server"]},
+            {"argv": ["sh", "-c", "mkdir {prefix}/bin; cp go.mod {prefix}/bin/go-server"]},
         ],
         "artifacts": ["bin/go-server"],
     }

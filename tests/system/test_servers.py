@@ -262,9 +262,10 @@ def test_build_depends_on_neither_directory_nor_cache(
 ) -> None:
     environment = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "CGO_ENABLED": "1"}
     command = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-buildid="]
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "servers", copy / "servers")
     for name, source in SOURCES.items():
-        copy = tmp_path / "elsewhere" / name
-        shutil.copytree(ROOT / source, copy)
         built = tmp_path / name
-        subprocess.run([*command, "-o", str(built), "."], cwd=copy, env=environment, check=True)
+        argv = [*command, "-o", str(built), "."]
+        subprocess.run(argv, cwd=copy / source, env=environment, check=True)
         assert built.read_bytes() == (server_binaries / name).read_bytes()

@@ -1,4 +1,4 @@
-package main
+package fixed
 
 import (
 	"debug/elf"
@@ -13,6 +13,9 @@ import (
 )
 
 const (
+	minStackBytes = 2 << 10
+	maxStackBytes = 1 << 20
+
 	// The runtime changes the size to what goroutines used before, and halves
 	// the stack of one that uses little of it, unless these are set. It reads
 	// them only when the program begins.
@@ -25,6 +28,13 @@ const (
 // stackAnchor is a variable whose place in memory and in the symbol table are
 // both known.
 var stackAnchor uint32
+
+const anchorName = "uplab.example/servers/fixed.stackAnchor"
+
+func isStack(bytes int) bool {
+	powerOfTwo := bytes&(bytes-1) == 0
+	return bytes == 0 || (powerOfTwo && bytes >= minStackBytes && bytes <= maxStackBytes)
+}
 
 // setGoroutineStack lets goroutines that are made from now on begin with a
 // larger stack. What a userspace tracer runs at a probe runs on the stack of
@@ -65,7 +75,7 @@ func startingStackSize() (*uint32, error) {
 		switch symbol.Name {
 		case "runtime.startingStackSize":
 			wanted = symbol.Value
-		case "main.stackAnchor":
+		case anchorName:
 			anchor = symbol.Value
 		}
 	}

@@ -1,0 +1,3 @@
+module uplab.example/servers
+
+go 1.19

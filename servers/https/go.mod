@@ -1,3 +1,0 @@
-module uplab.example/go-server
-
-go 1.19
