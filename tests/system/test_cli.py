@@ -65,7 +65,9 @@ def processes_of_ours() -> list[int]:
 def test_bench_all_ends_with_a_table_and_the_path_of_a_report(tmp_path: Path) -> None:
     done = invoke("bench.all", *quick(tmp_path), "--only", "server=https")
     assert done.returncode == 0, done.stderr
-    assert "https-userspace-uprobe-gotrace-12B  not available here: no bpftime" in done.stdout
+    assert (
+        "https-userspace-uprobe-gotrace-hybrid-12B  not available here: bpftime is" in done.stdout
+    )
     assert "Figures: https" in done.stdout
     report = Path(done.stdout.strip().splitlines()[-1].removeprefix("report: "))
     assert report.is_file()
@@ -78,7 +80,7 @@ def test_strict_fails_for_a_cell_that_is_not_available(tmp_path: Path) -> None:
     arguments = ["--only", "server=http,mode=none,mode=userspace-uprobe", "--strict"]
     done = invoke("bench.all", *quick(tmp_path), *arguments)
     assert done.returncode == 3
-    assert "bench.all: no valid trial of http-userspace-uprobe-gotrace-12B" in done.stderr
+    assert "bench.all: no valid trial of http-userspace-uprobe-gotrace-hybrid-12B" in done.stderr
 
 
 def test_a_matrix_that_cannot_run_at_all_says_so(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_bench_plan_shows_cells_order_and_duration_and_changes_nothing() -> None
     before = sorted(os.listdir("/opt/uplab")), Path("/opt/uplab/manifest.json").stat().st_mtime_ns
     done = invoke("bench.plan", "--matrix", "seed", "--set", "seed=7")
     assert done.returncode == 0, done.stderr
-    assert "8 of 10 cells x 6 blocks = 48 trials, about 9 min" in done.stdout
+    assert "8 of 36 cells x 6 blocks = 48 trials, about 9 min" in done.stdout
     assert "block 6: " in done.stdout
     after = sorted(os.listdir("/opt/uplab")), Path("/opt/uplab/manifest.json").stat().st_mtime_ns
     assert before == after

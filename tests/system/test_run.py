@@ -111,7 +111,7 @@ def test_a_cell_whose_parts_are_missing_is_listed_with_the_reason(lab: Lab) -> N
     _, _, judged = lab.plan()
     (missing,) = {(e.status, e.reason) for e in judged if e.cell.mode == "userspace-uprobe"}
     assert missing[0] == "not available here"
-    assert "no bpftime on this host" in str(missing[1])
+    assert "bpftime is not installed" in str(missing[1])
 
 
 def test_a_load_generator_that_is_missing_makes_every_cell_unavailable(lab: Lab) -> None:
