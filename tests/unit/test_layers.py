@@ -122,10 +122,9 @@ def test_hostside_runs_on_the_oldest_python_that_is_supported() -> None:
 
 def adapter_names() -> set[str]:
     return {
-        path.name
+        path.parent.name
         for folder, _ in KINDS.values()
-        for path in (ROOT / folder).iterdir()
-        if path.is_dir() and not path.name.startswith((".", "_"))
+        for path in (ROOT / folder).glob("*/adapter.yml")
     }
 
 
