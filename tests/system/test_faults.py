@@ -48,6 +48,7 @@ def standin_tracer(lab: Lab, behaviour: str, **changes: Any) -> str:
             "env": {"PYTHONPATH": str(ROOT)},
             "modes": {"kernel-uprobe": {"placement": "kernel"}},
             "hit_cost": [],
+            "userspace_hit_cost": [],
             "sites": [
                 {
                     "name": "casgstatus",

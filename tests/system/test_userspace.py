@@ -115,6 +115,7 @@ def standin_settings(lab: Lab, prefix: Path, *behaviour: str, **changes: Any) ->
         "argv": argv,
         "env": {"PYTHONPATH": str(ROOT)},
         "hit_cost": [],
+        "userspace_hit_cost": [],
         "modes": {"userspace-uprobe": userspace_mode()},
         **changes,
     }
@@ -430,8 +431,8 @@ def build_server(source: Path, prefix: Path, *flags: str) -> Path:
 def test_the_whitelist_follows_a_server_that_was_built_anew(
     lab: Lab, standin: Path, tmp_path: Path
 ) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "servers" / "https", source)
+    shutil.copytree(ROOT / "servers", tmp_path / "servers")
+    source = tmp_path / "servers" / "https"
     (source / "more.go").write_text('package main\n\nimport _ "archive/zip"\n')
     lists = []
     settings = standin_settings(lab, standin)
