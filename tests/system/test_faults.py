@@ -289,7 +289,7 @@ def test_a_tracer_that_dies_in_mid_trial(lab: Lab) -> None:
 
 def test_a_server_that_hangs(lab: Lab) -> None:
     # Long enough that the load still has time to notice, however late the signal comes.
-    started = lab.start("load.duration_s=6", "load.timeout_s=1", only="server=http,mode=none")
+    started = lab.start("load.duration_s=12", "load.timeout_s=1", only="server=http,mode=none")
     started.wait_for_step("measure")
     started.child("load")
     server = started.child("server")
