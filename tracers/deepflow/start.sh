@@ -64,6 +64,7 @@ tracing=/sys/kernel/debug/tracing
 if [ ! -d "$tracing/events" ] && [ -d /sys/kernel/debug ]; then
     mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null || mount -t tmpfs debugfs /sys/kernel/debug
     mkdir -p "$tracing"
+    # Where that is refused, the tracer itself says what it lacks.
     [ -d "$tracing/events" ] || mount -t tracefs tracefs "$tracing" 2>/dev/null || true
 fi
 
