@@ -23,7 +23,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from uplab.hostside import procfs
+from uplab.hostside import notes, procfs
 from uplab.hostside.errors import TrialError
 from uplab.hostside.loop import Loop
 
@@ -59,9 +59,7 @@ class Ledger:
             self._write()
 
     def _write(self) -> None:
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(list(self._living.values())))
-        part.replace(self._path)
+        notes.write(self._path, list(self._living.values()))
 
     def end_leftovers(self) -> list[str]:
         """End the processes that an earlier hostside noted and did not end.
@@ -69,18 +67,12 @@ class Ledger:
         Returns:
             a line for each process that was ended.
         """
-        try:
-            noted = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return []
-        except ValueError:
-            noted = []
         ended = []
-        for entry in noted if isinstance(noted, list) else []:
+        for entry in notes.read(self._path):
             pid, start, name = _entry(entry)
             if start is not None and _end_session(pid, start):
                 ended.append(f"{name} (pid {pid})")
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)
         return ended
 
 

@@ -7,11 +7,11 @@ removed because of its name, so another program's stays.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from uplab.hostside import notes
 
 
 class Leftovers:
@@ -41,25 +41,12 @@ class Leftovers:
         Returns:
             the paths that were there.
         """
-        try:
-            noted = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return []
-        except ValueError:
-            noted = []
-        listed = noted if isinstance(noted, list) else []
-        paths = [path for path in listed if isinstance(path, str)]
-        there = _unlink(paths)
-        self._path.unlink()
+        there = _unlink(path for path in notes.read(self._path) if isinstance(path, str))
+        self._path.unlink(missing_ok=True)
         return there
 
     def _write(self) -> None:
-        part = self._path.with_suffix(".part")
-        with part.open("w") as file:
-            json.dump(sorted(self._noted), file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._path)
+        notes.write(self._path, sorted(self._noted))
 
 
 def _unlink(paths: Iterable[str]) -> list[str]:

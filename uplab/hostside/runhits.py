@@ -11,6 +11,7 @@ from typing import Any
 from uplab.hostside import runcounts
 from uplab.hostside.attest import ExpectedSite
 from uplab.hostside.runcounts import Probe, Program
+from uplab.hostside.tracing import row
 
 #: The name of the sum, where not every program has one site of its own.
 ALL = "all probes"
@@ -121,20 +122,7 @@ def _rows(sites: Sequence[ExpectedSite], groups: Mapping[str, int], each: Any) -
     """One row for each name and class of instruction: a program counts all of its places."""
     rows: dict[str, dict[str, Any]] = {}
     for site in sites:
-        row = rows.get(site.name)
-        if row is not None:
-            row["places"] += 1
-            continue
-        rows[site.name] = {
-            "name": site.name,
-            "symbol": site.symbol,
-            "at": site.at,
-            "file": site.file,
-            "offset": site.offset,
-            "class": site.instruction_class,
-            "placement": site.placement,
-            "places": 1,
-            "hits": groups[site.name],
-            "per_request": each(groups[site.name]),
-        }
+        hits = groups[site.name]
+        known = rows.setdefault(site.name, {**row(site, hits, each(hits)), "places": 0})
+        known["places"] += 1
     return list(rows.values())

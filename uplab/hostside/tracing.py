@@ -225,19 +225,7 @@ def hits_between(
             raise TrialError("no-counters", text)
         hits = last[site.offset] - first[site.offset]
         groups[site.name] = groups.get(site.name, 0) + hits
-        rows.append(
-            {
-                "name": site.name,
-                "symbol": site.symbol,
-                "at": site.at,
-                "file": site.file,
-                "offset": site.offset,
-                "class": site.instruction_class,
-                "placement": site.placement,
-                "hits": hits,
-                "per_request": per_request(hits),
-            }
-        )
+        rows.append(row(site, hits, per_request(hits)))
     events = {
         key: _events(after, key) - _events(before, key) for key in ("emitted", "received", "lost")
     }
@@ -247,6 +235,21 @@ def hits_between(
             name: {"hits": hits, "per_request": per_request(hits)} for name, hits in groups.items()
         },
         "events": {**events, "per_request": per_request(events["emitted"])},
+    }
+
+
+def row(site: ExpectedSite, hits: int, per_request: float | None) -> dict[str, Any]:
+    """One site of a trial's hits."""
+    return {
+        "name": site.name,
+        "symbol": site.symbol,
+        "at": site.at,
+        "file": site.file,
+        "offset": site.offset,
+        "class": site.instruction_class,
+        "placement": site.placement,
+        "hits": hits,
+        "per_request": per_request,
     }
 
 
