@@ -260,6 +260,25 @@ def test_reset_makes_it_as_it_was_with_the_same_keys(name: str) -> None:
     wait_for(lambda: [path for path in host.folder.iterdir() if path.is_dir()] == [host.layers])
 
 
+def test_restart_boots_it_again_with_all_that_was_in_it(name: str) -> None:
+    host = box.up(ROOT, name)
+    run_in(host, "sh", "-c", "'touch /etc/mine /run/mine; rm /bin/ping'")
+    machine_id = run_in(host, "cat", "/etc/machine-id")
+    boot = run_in(host, "cat", "/proc/sys/kernel/random/boot_id")
+    # As after a power cut, too, and twice.
+    for _ in range(2):
+        container.stop(host)
+        assert not host.lives()
+        host = box.restart(ROOT, name)
+    assert host.is_up()
+    files = "'ls /etc/mine /run/mine /bin/ping 2>/dev/null || :'"
+    assert run_in(host, "sh", "-c", files) == "/etc/mine"
+    assert run_in(host, "cat", "/etc/machine-id") == machine_id
+    assert run_in(host, "cat", "/proc/sys/kernel/random/boot_id") != boot
+    with pytest.raises(UsageError, match=r"there is no box199\. Run: \./invoke lab\.box up --name"):
+        box.restart(ROOT, "box199")
+
+
 def test_several_at_once_do_not_meet(host: Box) -> None:
     with box.running(ROOT) as other:
         assert other.address != host.address
@@ -432,7 +451,7 @@ def test_the_command_line_makes_lists_resets_and_removes(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(rf"^{name} is ready after \d+\.\d s: ssh -F \S+ {name}$", done.stdout, re.M)
     assert f"{name} is up already" in invoke("lab.box", "up", name).stdout
-    assert re.search(rf"^{name} +up +bookworm +127", invoke("lab.box", "list").stdout, re.M)
+    assert re.search(rf"^{name} +up +bookworm +shared +127", invoke("lab.box", "list").stdout, re.M)
     assert invoke("lab.box", "reset", "--name", name).returncode == 0
     assert invoke("lab.box", "down", name).stdout == f"{name} is gone\n"
     done = invoke("lab.box", "reset", name)
@@ -445,7 +464,7 @@ def test_the_command_line_makes_lists_resets_and_removes(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["start"], "lab.box takes up, down, reset, list, not 'start'"),
+        (["start"], "lab.box takes up, down, reset, restart, list, not 'start'"),
         (["up", "local"], "'local' is no name of a box: they are box1 to box254"),
         (["up", "box250", "--suite", "sid"], "no box is made of 'sid'; there are bookworm, trixie"),
     ],

@@ -18,8 +18,10 @@ from uplab.errors import HostError
 LIMIT_S = 90.0
 _POLL_S = 0.03
 _PROBE_LIMIT_S = 10.0
+#: Of a box that has all ports for itself.
+PORT = 22
 #: The second where the machine's own sshd listens on every address.
-_PORTS = (22, 7722)
+_PORTS = (PORT, 7722)
 
 
 def free_port(name: str) -> int:

@@ -11,21 +11,29 @@ from uplab.box.record import Box
 from uplab.box.steps import Steps
 from uplab.errors import UsageError
 
-ACTIONS = ("up", "down", "reset", "list")
+ACTIONS = ("up", "down", "reset", "restart", "list")
 
 
-def act(project: Path, action: str, names: list[str], suite: str | None, steps: Steps) -> None:
+def wish(suite: str | None, network: str | None) -> boxes.Wish:
+    """How boxes are made, from the words of the command line; UsageError for no such network."""
+    for known in (None, record.SHARED, record.OWN):
+        if network == known:
+            return boxes.Wish(suite, known)
+    raise UsageError(f"a box has the network {record.SHARED} or {record.OWN}, not {network!r}")
+
+
+def act(project: Path, action: str, names: list[str], wish: boxes.Wish, steps: Steps) -> None:
     """Carry out an action on boxes, one after the other.
 
     Args:
         project: the checkout.
         action: one of ``ACTIONS``.
         names: of the boxes; none for ``box1``.
-        suite: the Debian release of boxes that are made; None for the default.
+        wish: how boxes are made.
         steps: gets the output.
 
     Raises:
-        UsageError: another action; and what ``up``, ``down`` and ``reset`` raise.
+        UsageError: another action; and what ``up``, ``down``, ``reset`` and ``restart`` raise.
     """
     if action not in ACTIONS:
         raise UsageError(f"lab.box takes {', '.join(ACTIONS)}, not {action!r}")
@@ -34,19 +42,20 @@ def act(project: Path, action: str, names: list[str], suite: str | None, steps: 
             steps.say(line)
         return
     for name in names or ["box1"]:
-        _act_on_one(project, action, name, suite, steps)
+        _act_on_one(project, action, name, wish, steps)
 
 
-def _act_on_one(project: Path, action: str, name: str, suite: str | None, steps: Steps) -> None:
+def _act_on_one(project: Path, action: str, name: str, wish: boxes.Wish, steps: Steps) -> None:
     if action == "down":
         _down(project, name, steps)
         return
     began_s = time.monotonic()
     known = record.read(project, name)
-    if action == "reset":
-        box = boxes.reset(project, name, steps=steps)
+    if action in ("reset", "restart"):
+        again = boxes.reset if action == "reset" else boxes.restart
+        box = again(project, name, steps=steps)
     else:
-        box = boxes.up(project, name, suite=suite, steps=steps)
+        box = boxes.up(project, name, suite=wish.suite, network=wish.network, steps=steps)
     how = "up already" if box == known else f"ready after {time.monotonic() - began_s:.1f} s"
     steps.say(f"{name} is {how}: {login(box)}")
 
@@ -65,9 +74,17 @@ def table(found: list[Box]) -> list[str]:
     """A line for each box."""
     if not found:
         return ["there are no boxes. Run: ./invoke lab.box up"]
-    rows = [("box", "state", "release", "address", "port", "started")]
+    rows = [("box", "state", "release", "network", "address", "port", "started")]
     rows += [
-        (box.name, state(box), box.suite, box.address, str(box.port), box.started_utc)
+        (
+            box.name,
+            state(box),
+            box.suite,
+            box.network,
+            box.address,
+            str(box.port),
+            box.started_utc,
+        )
         for box in found
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from uplab.box import access, cgroups, record
+from uplab.box import access, cgroups, network, record
 from uplab.box.record import Box, Process
 from uplab.errors import HostError
 
@@ -89,6 +89,17 @@ def make_layers(box: Box, base: Path) -> None:
     access.copy_keys(box, upper / "etc" / "ssh")
 
 
+def renew_layers(box: Box) -> None:
+    """Let the layers of a box that was stopped be mounted again, with all that is in them.
+
+    The kernel refuses a volatile overlay that was in use, because a power cut may have cost what
+    was not synced; this machine has been running all the while.
+    """
+    work = box.layers / "work"
+    shutil.rmtree(work)
+    work.mkdir(mode=0o755)
+
+
 def _make_folders(upper: Path, base: Path, folder: Path) -> None:
     """Make folders that keep the base's modes: in an overlay the upper one's count."""
     for part in reversed([folder, *folder.parents][:-1]):
@@ -110,7 +121,8 @@ def start(box: Box) -> Box:
     # Relative paths: commas, colons and backslashes mean something in the options of an overlay.
     layers = f"{box.name}/{box.layers.name}"
     options = f"lowerdir={box.base}/root,upperdir={layers}/upper,workdir={layers}/work,volatile"
-    argv = ["setsid", "--fork", "unshare", "--mount", "--propagation", "private", "--"]
+    argv = ["setsid", "--fork", "unshare", "--mount", "--propagation", "private"]
+    argv += ["--"] if box.own_address is None else ["--net", "--"]
     argv += ["sh", "-euc", _LEADER, "uplab-box", str(box.console), options, layers]
     argv += [*box.cgroups, "--", *nspawn_argv(box, f"{layers}/root")]
     with subprocess.Popen(
@@ -129,6 +141,8 @@ def start(box: Box) -> Box:
             raise HostError(f"{box.name} cannot be started: {said or 'its leader said nothing'}")
         started = replace(box, leader=Process.of(int(said)))
         record.write(started)
+        if started.own_address is not None:
+            network.plug(box.folder.parent, started)
         # Where it has ended, waiting for the box says so, with its last words.
         with suppress(BrokenPipeError):
             starter.stdin.write("go\n")
@@ -139,8 +153,8 @@ def start(box: Box) -> Box:
 def nspawn_argv(box: Box, root: str) -> list[str]:
     """The command that boots a box's root.
 
-    It has the machine's network and all capabilities, so that BPF and uprobes work as on the
-    machine; for that very reason /sys stays read-only: a udev that can write it renames the
+    It has the network of whoever starts it and all capabilities, so that BPF and uprobes work as on
+    the machine; for that very reason /sys stays read-only: a udev that can write it renames the
     machine's network devices.
     """
     argv = ["systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit"]
@@ -181,7 +195,26 @@ def stop(box: Box) -> None:
     if not _until(lambda: not _kill(box, spare=None), _LIMIT_S):
         left = ", ".join(str(pid) for pid in sorted(_members(box)))
         raise HostError(f"processes of {box.name} do not end: {left}")
+    if box.own_address is not None:
+        # Now: the kernel takes its time with what is in a namespace that ended.
+        network.unplug(box.folder.parent, box)
     cgroups.remove(box.cgroups)
+
+
+def first_process(box: Box) -> int:
+    """The PID, as the machine counts, of a box's own process 1.
+
+    Raises:
+        HostError: there is none: the box does not run.
+    """
+    for pid in _members(box):
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            seen = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+            # Its number here, and within.
+            if seen.split()[2:] == ["1"]:
+                return pid
+    raise HostError(f"{box.name} does not run. Run: ./invoke lab.box reset --name {box.name}")
 
 
 def _members(box: Box) -> set[int]:

@@ -23,6 +23,8 @@ PROGRAMS = {
     "unshare": "util-linux",
     "setsid": "util-linux",
     "setpriv": "util-linux",
+    "nsenter": "util-linux",
+    "ip": "iproute2",
 }
 #: Nothing else is touched: neither upgraded nor removed.
 _INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", "--no-upgrade", "--no-remove")

@@ -12,13 +12,16 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from uplab.errors import HostError, UsageError
 from uplab.hostside import procfs
 
 STARTING = "starting"
 UP = "up"
+Network = Literal["shared", "own"]
+SHARED: Network = "shared"
+OWN: Network = "own"
 _SCHEMA = 1
 _RECORD = "box.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -57,7 +60,8 @@ class Box:
     ``folder`` holds all that belongs to it; ``machine`` is its name for systemd-nspawn, used once;
     ``cgroups`` the control groups made for it; ``leader`` the process above it (None before it
     was started) in the machine's boot ``boot_id``; ``owner`` the process that wants it gone when it
-    ends itself (a test session), or None.
+    ends itself (a test session), or None; ``own_address`` its address in a network of its own, None
+    where it has the machine's.
     """
 
     name: str
@@ -72,11 +76,17 @@ class Box:
     started_utc: str
     leader: Process | None = None
     owner: Process | None = None
+    own_address: str | None = None
 
     @property
     def address(self) -> str:
-        """Its address on the loopback device."""
-        return address(self.name)
+        """Where it is reached: on the loopback device, or in the network of its own."""
+        return self.own_address or address(self.name)
+
+    @property
+    def network(self) -> Network:
+        """Whose network it has."""
+        return SHARED if self.own_address is None else OWN
 
     @property
     def key_file(self) -> Path:

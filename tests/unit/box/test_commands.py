@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from uplab.box import commands, record
+from uplab.box import Wish, commands, record
 from uplab.box.record import Box, Process
 from uplab.box.steps import Steps
 from uplab.errors import UsageError
@@ -31,12 +31,12 @@ def box(tmp_path: Path) -> Box:
 
 def test_each_box_has_a_line(box: Box) -> None:
     other = replace(box, name="box10", suite="trixie", leader=None)
-    starting = replace(box, name="box11", state=record.STARTING, port=7722)
+    starting = replace(box, name="box11", state=record.STARTING, own_address="198.18.1.11")
     assert commands.table([box, other, starting]) == [
-        "box    state     release   address      port  started",
-        "box1   up        bookworm  127.77.0.1   22    2026-01-02T03:04:05+00:00",
-        "box10  ended     trixie    127.77.0.10  22    2026-01-02T03:04:05+00:00",
-        "box11  starting  bookworm  127.77.0.11  7722  2026-01-02T03:04:05+00:00",
+        "box    state     release   network  address      port  started",
+        "box1   up        bookworm  shared   127.77.0.1   22    2026-01-02T03:04:05+00:00",
+        "box10  ended     trixie    shared   127.77.0.10  22    2026-01-02T03:04:05+00:00",
+        "box11  starting  bookworm  own      198.18.1.11  22    2026-01-02T03:04:05+00:00",
     ]
 
 
@@ -49,5 +49,6 @@ def test_the_command_to_log_in_names_the_settings(box: Box, tmp_path: Path) -> N
 
 
 def test_another_action_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"lab\.box takes up, down, reset, list, not 'start'"):
-        commands.act(tmp_path, "start", [], None, Steps())
+    actions = "up, down, reset, restart, list"
+    with pytest.raises(UsageError, match=rf"lab\.box takes {actions}, not 'start'"):
+        commands.act(tmp_path, "start", [], Wish(), Steps())
