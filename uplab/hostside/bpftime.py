@@ -24,6 +24,7 @@ from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
 from uplab.hostside.judge import Reason
 from uplab.hostside.placing import places
+from uplab.hostside.serveruser import ServerUser
 from uplab.hostside.spec import Cell, FileRef, RuntimeOptions, TracerAdapter
 from uplab.hostside.store import Store
 from uplab.hostside.templates import Scalar
@@ -219,7 +220,11 @@ class Runtime:
     # ---- the attach ------------------------------------------------------------------------
 
     def attach(
-        self, server: Child, tracer: Child, expected: Sequence[ExpectedSite]
+        self,
+        server: Child,
+        tracer: Child,
+        expected: Sequence[ExpectedSite],
+        user: ServerUser | None = None,
     ) -> dict[str, Any]:
         """Bring the agent into the server and wait for the bytes of the userspace sites.
 
@@ -227,6 +232,7 @@ class Runtime:
             server: its process gets the agent.
             tracer: is attached, by its own word.
             expected: all sites with their placement.
+            user: the server's; None where it is ours.
 
         Returns:
             what is to be kept of it; whether the bytes are right is for the attestation to say.
@@ -235,6 +241,9 @@ class Runtime:
             TrialError: ``attach-failed``, ``no-shared-memory``, ``server-died``, ``daemon-died``.
         """
         self._wait_memory(tracer)
+        if user is not None:
+            # The tracer made it, and the agent writes to it as the server's user.
+            user.share(memory(self.name), 0o660)
         began_s = time.monotonic()
         self._inject(server)
         self._until_or_death(server, lambda: _patched(server.pid, expected), _SETTLE_TIMEOUT_S)

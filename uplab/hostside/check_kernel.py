@@ -6,7 +6,7 @@ import gzip
 import re
 from collections.abc import Iterator
 
-from uplab.hostside import bpfload
+from uplab.hostside import bpfload, serveruser
 from uplab.hostside.system import Line, System
 
 _RELEASES = ("12", "13")
@@ -147,6 +147,23 @@ def _write_user(system: System) -> Line:
     return Line("bpf-write-user", "warn", f"refused ({refused}){said}", wanted, mend)
 
 
+def server_user(system: System) -> Iterator[Line]:
+    """Servers run as a user of their own: the right to become one, and to keep a capability."""
+    wanted = "a server can have a user of its own, and listen on any port"
+    if not system.is_root:
+        yield Line("server-user", "ok", "not root: servers run as whoever asks", wanted)
+        return
+    refused = system.user_refusal()
+    if refused is None:
+        yield Line("server-user", "ok", "a program ran as one", wanted)
+        return
+    mend = (
+        "Allow CAP_SETUID, CAP_SETGID and CAP_NET_BIND_SERVICE, and users up to "
+        f"{serveruser.UIDS[-1]}, where this container is started"
+    )
+    yield Line("server-user", "fail", f"refused ({refused})", wanted, mend)
+
+
 def sysctls(system: System) -> Iterator[Line]:
     """perf_event_paranoid and BPF's compiler."""
     paranoid = system.text("/proc/sys/kernel/perf_event_paranoid")
@@ -172,4 +189,4 @@ def sysctls(system: System) -> Iterator[Line]:
             yield Line(check, "warn", f"{value}: {meaning}", wanted, mend)
 
 
-CHECKS = (distribution, release, config, btf, event_sources, tracefs, bpf, sysctls)
+CHECKS = (distribution, release, config, btf, event_sources, tracefs, bpf, server_user, sysctls)

@@ -48,9 +48,11 @@ class Ledger:
         self._path = path
         self._living: dict[int, dict[str, Any]] = {}
 
-    def add(self, pid: int, name: str) -> None:
-        """Note a child."""
-        self._living[pid] = {"pid": pid, "start_ticks": procfs.start_ticks(pid), "name": name}
+    def add(self, pid: int, name: str, uid: int | None = None) -> None:
+        """Note a child, and its user where that is nobody else's."""
+        own_user = {} if uid is None else {"uid": uid}
+        start_ticks = procfs.start_ticks(pid)
+        self._living[pid] = {"pid": pid, "start_ticks": start_ticks, "name": name, **own_user}
         self._write()
 
     def remove(self, pid: int) -> None:
@@ -70,7 +72,10 @@ class Ledger:
         ended = []
         for entry in notes.read(self._path):
             pid, start, name = _entry(entry)
-            if start is not None and _end_session(pid, start):
+            if start is None:
+                continue
+            of_session = _end_session(pid, start)
+            if _end_user(entry.get("uid"), start) or of_session:
                 ended.append(f"{name} (pid {pid})")
         self._path.unlink(missing_ok=True)
         return ended
@@ -102,6 +107,19 @@ def _end_session(leader: int, start_ticks: int) -> bool:
     return bool(members)
 
 
+def _end_user(uid: Any, start_ticks: int) -> bool:
+    """End what a child of an earlier hostside started outside of its session, under its user.
+
+    Nobody had that user when it was drawn; the mark tells of who may have drawn it since.
+    """
+    if not isinstance(uid, int):
+        return False
+    left = [pid for pid in procfs.since(uid, start_ticks) if _is_marked(pid)]
+    for pid in left:
+        _kill(pid)
+    return bool(left)
+
+
 def _is_marked(pid: int) -> bool:
     try:
         return f"{_MARK}=1".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -118,7 +136,8 @@ class Child:
     """A running program: its lines, its log file, its end.
 
     Output is always read, so a full pipe never stops the program; what goes beyond
-    ``LOG_CAP_BYTES`` is counted and not kept.
+    ``LOG_CAP_BYTES`` is counted and not kept. ``restrict`` are options of setpriv(1) that make it
+    another user's, and ``uid`` is that user where it is nobody else's.
     """
 
     def __init__(
@@ -129,6 +148,8 @@ class Child:
         argv: Sequence[str],
         log: Path,
         env: Mapping[str, str],
+        restrict: Sequence[str] = (),
+        uid: int | None = None,
     ) -> None:
         self.name = name
         self.argv = list(argv)
@@ -150,7 +171,7 @@ class Child:
         self._streams: dict[str, IO[bytes]] = {}
         try:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *self.argv],
+                ["setpriv", "--pdeathsig", "KILL", *restrict, "--", *self.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -167,7 +188,9 @@ class Child:
             self._log.close()
             raise TrialError("not-started", f"{name}: {shlex.join(self.argv)}: {error}") from error
         self.pid = self._process.pid
-        ledger.add(self.pid, name)
+        #: In clock ticks since boot: with the PID it names the process for good.
+        self.start_ticks = procfs.start_ticks(self.pid) or 0
+        ledger.add(self.pid, name, uid)
         self._pidfd = os.pidfd_open(self.pid)
         loop.add(self._pidfd, self._on_exit)
         for key, stream in (("out", self._process.stdout), ("err", self._process.stderr)):

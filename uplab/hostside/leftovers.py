@@ -1,12 +1,14 @@
 """Files outside the run directory that a trial makes: noted before, removed after, also by others.
 
 bpftime keeps its shared memory in ``/dev/shm`` and small files in ``/tmp``, and both outlive their
-processes. What is ours is known by a note that is written before the file can be there: no file is
-removed because of its name, so another program's stays.
+processes; so does the folder in ``/dev/shm`` that a server gets. What is ours is known by a note
+that is written before the file can be there: no file is removed because of its name, so another
+program's stays.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +25,14 @@ class Leftovers:
 
     def note(self, paths: Iterable[Path]) -> None:
         """Note files that are about to be made, or that one of our processes made."""
-        new = {str(path) for path in paths} - self._noted
+        self._add({str(path) for path in paths})
+
+    def note_folder(self, path: Path) -> None:
+        """Note a folder that is about to be made; it goes with all that is in it."""
+        self._add({f"{path}/"})
+
+    def _add(self, entries: set[str]) -> None:
+        new = entries - self._noted
         if new:
             self._noted |= new
             self._write()
@@ -31,7 +40,7 @@ class Leftovers:
     def remove(self) -> None:
         """Remove all that is noted."""
         if self._noted:
-            _unlink(self._noted)
+            _remove_noted(self._noted)
             self._noted.clear()
             self._write()
 
@@ -41,7 +50,7 @@ class Leftovers:
         Returns:
             the paths that were there.
         """
-        there = _unlink(path for path in notes.read(self._path) if isinstance(path, str))
+        there = _remove_noted(path for path in notes.read(self._path) if isinstance(path, str))
         self._path.unlink(missing_ok=True)
         return there
 
@@ -49,11 +58,15 @@ class Leftovers:
         notes.write(self._path, sorted(self._noted))
 
 
-def _unlink(paths: Iterable[str]) -> list[str]:
-    """Remove files; out: the ones that were there."""
+def _remove_noted(paths: Iterable[str]) -> list[str]:
+    """Remove files and folders; out: the ones that were there."""
     there = []
     for path in sorted(paths):
         with suppress(OSError):
-            Path(path).unlink()
+            if path.endswith("/"):
+                # It may be another user's: nothing that it leads to elsewhere is touched.
+                shutil.rmtree(path.rstrip("/"))
+            else:
+                Path(path).unlink()
             there.append(path)
     return there

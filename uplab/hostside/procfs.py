@@ -7,6 +7,7 @@ their names; nothing is cached.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,59 @@ def start_ticks(pid: int) -> int | None:
         return int(stat_fields(pid)[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def status(pid: int) -> dict[str, str]:
+    """``/proc/PID/status`` by its names; OSError when the process is gone."""
+    lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def users() -> set[int]:
+    """The numbers of all users and groups that some process has."""
+    return {number for fields in _all_status() for number in _users(fields)}
+
+
+def of_user(uid: int) -> list[int]:
+    """The processes that have a user, and are no zombies."""
+    return [
+        int(fields["Pid"])
+        for fields in _all_status()
+        if str(uid) in fields["Uid"].split() and fields["State"][0] not in "ZX"
+    ]
+
+
+def since(uid: int, ticks: int) -> list[int]:
+    """The processes of our PID namespace that have a user, and began at a time or later.
+
+    Args:
+        uid: the user.
+        ticks: the time, in clock ticks since boot.
+    """
+    found = []
+    for pid in of_user(uid):
+        start = start_ticks(pid)
+        if start is not None and start >= ticks and in_our_namespace(pid):
+            found.append(pid)
+    return found
+
+
+def _users(fields: dict[str, str]) -> list[int]:
+    return [int(word) for name in ("Uid", "Gid", "Groups") for word in fields[name].split()]
+
+
+def _all_status() -> Iterator[dict[str, str]]:
+    for pid in _pids():
+        with suppress(OSError):
+            yield status(pid)
+
+
+def in_our_namespace(pid: int) -> bool:
+    """Whether a process is of our PID namespace; no where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/ns/pid").readlink() == Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return False
 
 
 def process_times(pid: int) -> ProcessTimes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from uplab.hostside import bpfload, procfs
+from uplab.hostside import bpfload, procfs, serveruser
 
 State = Literal["ok", "warn", "fail"]
 
@@ -77,6 +77,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def user_refusal() -> str | None:
+    """Why no server gets a user of its own here; None where it does."""
+    return serveruser.refusal(privileged=True)
+
+
 @dataclass(frozen=True)
 class System:
     """Where the preflight's readings come from."""
@@ -87,6 +92,7 @@ class System:
     is_root: bool = os.geteuid() == 0
     cpus: int = os.cpu_count() or 1
     refusal: Callable[[bytes, int], str | None] = bpfload.refusal
+    user_refusal: Callable[[], str | None] = user_refusal
     output: Callable[[Sequence[str]], str | None] = command_output
     listeners: Callable[[int], list[str]] = procfs.listeners
     synchronised: Callable[[], bool | None] = clock_is_synchronised

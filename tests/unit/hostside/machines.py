@@ -71,6 +71,7 @@ def machine(root: Path, files: dict[str, str | None] | None = None, **readings: 
         "is_root": True,
         "cpus": 4,
         "refusal": lambda _code, _kind: None,
+        "user_refusal": lambda: None,
         "output": lambda _argv: None,
         "listeners": lambda _port: [],
         "synchronised": lambda: True,

@@ -31,6 +31,7 @@ def test_everything_is_good_on_a_good_machine(tmp_path: Path) -> None:
         "kernel-config",
         "kprobes",
         "perf-event-paranoid",
+        "server-user",
         "tracefs",
         "uprobes",
     ]
@@ -59,6 +60,8 @@ NO_KPROBES = CONFIG.replace("CONFIG_KPROBES=y", "")
         ("kprobes", {"sys/bus/event_source/devices/kprobe/type": None}, {}, "warn", "no /sys/bus"),
         ("tracefs", {"proc/filesystems": "nodev\tdebugfs\n"}, {}, "fail", "absent"),
         ("bpf", {}, {"refusal": lambda _code, _kind: "EPERM"}, "fail", "refused (EPERM)"),
+        ("server-user", {}, {"user_refusal": lambda: "setresuid failed"}, "fail", "setresuid"),
+        ("server-user", {}, {"is_root": False}, "ok", "not root"),
         ("perf-event-paranoid", {}, {"is_root": False}, "fail", "2"),
         (
             "bpf-jit-enable",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from uplab.hostside import children, procfs
+from uplab.hostside import children, procfs, serveruser
 from uplab.hostside.children import Child, Ledger
 from uplab.hostside.errors import Interrupted
 from uplab.hostside.loop import Loop
@@ -481,6 +481,36 @@ def test_the_session_of_a_leftover_is_ended_with_it(tmp_path: Path) -> None:
         assert len(procfs.session_members(process.pid)) == 2
         note(tmp_path / "l", process.pid, procfs.start_ticks(process.pid)).end_leftovers()
         wait_for(lambda: procfs.session_members(process.pid) == [])
+
+
+@pytest.mark.parametrize(
+    ("mark", "later_ticks", "noted_uid", "ends"),
+    [
+        ("1", 0, True, True),
+        ("2", 0, True, False),
+        ("1", 1, True, False),
+        ("1", 0, False, False),
+    ],
+)
+def test_what_the_server_s_user_runs_is_ended_with_it(
+    tmp_path: Path, mark: str, later_ticks: int, *, noted_uid: bool, ends: bool
+) -> None:
+    user = serveruser.draw()
+    argv = ["setpriv", *user.options(None), "--", "sleep", "60"]
+    environment = {**os.environ, "UPLAB_CHILD": mark}
+    with subprocess.Popen(argv, env=environment, start_new_session=True) as left:
+        wait_for(lambda: procfs.of_user(user.uid) == [left.pid])
+        start = procfs.start_ticks(left.pid)
+        assert start is not None
+        gone = {"pid": 1 << 22, "start_ticks": start + later_ticks, "name": "server"}
+        entry = {**gone, "uid": user.uid if noted_uid else None}
+        (tmp_path / "l").write_text(json.dumps([entry]))
+        ended = Ledger(tmp_path / "l").end_leftovers()
+        assert ended == ([f"server (pid {1 << 22})"] if ends else [])
+        if ends:
+            assert left.wait(5) == -signal.SIGKILL
+        assert lives(left.pid) is not ends
+        left.kill()
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[1]", '[{"pid": 1}]', '{"pid": 1}'])

@@ -44,3 +44,25 @@ def test_a_folder_is_no_file_of_ours(tmp_path: Path) -> None:
     leftovers.note([folder])
     leftovers.remove()
     assert folder.is_dir()
+
+
+def test_a_folder_goes_with_all_that_is_in_it_and_nothing_it_leads_to(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine / "deep", other):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("")
+    (mine / "link").symlink_to(other)
+    leftovers = Leftovers(tmp_path / "leftovers.json")
+    leftovers.note_folder(mine)
+    leftovers.remove()
+    assert not mine.exists()
+    assert (other / "file").exists()
+
+
+def test_a_link_in_the_place_of_a_folder_leads_nowhere(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "mine").symlink_to(other)
+    Leftovers(tmp_path / "leftovers.json").note_folder(tmp_path / "mine")
+    assert Leftovers(tmp_path / "leftovers.json").remove_earlier() == []
+    assert other.is_dir()

@@ -216,3 +216,21 @@ def test_a_process_has_a_name_for_people() -> None:
     assert procfs.named(os.getpid()) == f"{name} (pid {os.getpid()})"
     with pytest.raises(OSError, match="No such file"):
         procfs.named(NO_PID)
+
+
+def test_who_runs_as_a_user(tmp_path: Path) -> None:
+    free = next(uid for uid in range(60706, 61184) if uid not in procfs.users())
+    assert procfs.of_user(free) == []
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    script = f"import os; os.setresuid({free}, 0, 0); open({str(ready)!r}, 'w').close(); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
+        ready.read_bytes()
+        assert procfs.of_user(free) == [process.pid]
+        assert free in procfs.users()
+        assert procfs.status(process.pid)["Uid"].split()[:3] == [str(free), "0", "0"]
+        assert procfs.in_our_namespace(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert procfs.of_user(free) == []
+    assert not procfs.in_our_namespace(process.pid)

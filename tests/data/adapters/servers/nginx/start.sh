@@ -1,12 +1,10 @@
 #!/bin/sh
 # Starts nginx in the foreground with everything that it writes in one folder.
-# As root: its workers read from a folder that nobody else may enter.
 set -eu
 nginx=$1 port=$2 body_bytes=$3 certificate=$4 key=$5 scratch=$6
 head -c "$body_bytes" /dev/zero | tr '\0' x > "$scratch/body"
 cat > "$scratch/nginx.conf" <<CONF
 daemon off;
-user root;
 worker_processes 2;
 error_log stderr notice;
 pid $scratch/pid;
@@ -29,4 +27,4 @@ http {
 CONF
 # A probe on a library is hit by every process that has it: nginx gets a copy that is its alone.
 cp "$(ldd "$nginx" | sed -n 's|.* \(/.*/libssl\.so\.3\) .*|\1|p')" "$scratch/libssl.so.3"
-LD_LIBRARY_PATH="$scratch" exec "$nginx" -c "$scratch/nginx.conf"
+LD_LIBRARY_PATH="$scratch" exec "$nginx" -e stderr -c "$scratch/nginx.conf"
