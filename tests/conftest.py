@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[NOT_PROVIDED] = []
     # What a test's process leaves behind becomes our child, so that the guard below can see it.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # A shell that puts the tests in the background has SIGINT ignored, for us and every child.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ PROGRAMS = {
     "nginx": "nginx-light",
     "bpftrace": "bpftrace",
     "h2load": "nghttp2-client",
+    "visudo": "sudo",
 }
 """What tests start beside uplab's own needs, and the Debian packages that they come with."""
 NEEDS_PROVISIONING = frozenset({"roles", "system"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ KINDS: dict[str, tuple[str, type[Any]]] = {
 _FILE = "adapter.yml"
 #: What the arguments of a userspace mode may name beside the usual.
 USERSPACE_NAMES = {"preload", "map_kind", "userspace_sites", "kernel_sites", "probed_sites"}
+
+
+#: It becomes a part of folders' names, here and on the host.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,11 @@ def read(path: Path, kind: str, model: type[AdapterT]) -> AdapterT:
         problems.append(
             f"{document.where(('name',))}: name: this folder must hold {kind} {path.parent.name}"
         )
+    if not _NAME.fullmatch(adapter.name):
+        problems.append(
+            f"{document.where(('name',))}: name: allowed are letters, digits, '.', '_' and '-', "
+            f"found {adapter.name!r}"
+        )
     problems.extend(
         f"{document.where(place)}: {yamlfile.dotted(place)}: {{{name}}} has no value here; "
         f"there are {', '.join(sorted(known))}"
@@ -135,7 +145,8 @@ def _templates(
         if ref.path is not None
     ]
     if isinstance(adapter, ServerAdapter):
-        known = programs | set(adapter.parameters) | {"body_bytes", "adapter", "scratch"}
+        known = programs | set(adapter.parameters)
+        known |= {"body_bytes", "adapter", "scratch", "address"}
         found.append((("url",), adapter.url, known))
     elif isinstance(adapter, TracerAdapter):
         known = programs | {"pid", "body_bytes", "adapter"}

@@ -36,7 +36,7 @@ from uplab.estimates import (
 )
 from uplab.hostside.judge import LEAST_RATE, RATE
 from uplab.reconcile import Reconciliation, reconcile
-from uplab.results import Cell, PlannedCell, Run, Trial
+from uplab.results import Cell, PlannedCell, Run, Sequential, Trial
 
 BASELINE = "none"
 CONTROL = "none-again"
@@ -109,7 +109,8 @@ class Group:
     """All cells of one server, body size and load: what may be compared with each other.
 
     `noise_floor_pct` is the larger bound of the interval of none-again against none, as an overhead
-    of the group's loop (see noise_floor_pct()).
+    of the group's loop (see noise_floor_pct()). `sequential` is the run's: where it is not None,
+    the figures decided how many blocks there are.
     """
 
     server: str
@@ -119,6 +120,7 @@ class Group:
     cells: tuple[CellSummary, ...]
     noise_floor_pct: float | None
     loop: str = CLOSED
+    sequential: Sequential | None = None
 
     @property
     def is_open(self) -> bool:
@@ -150,16 +152,34 @@ def analyse(run: Run) -> Analysis:
     by_cell: dict[str, list[Trial]] = defaultdict(list)
     for trial in run.trials:
         by_cell[trial.cell.cell_id].append(trial)
-    planned: dict[tuple[object, ...], list[PlannedCell]] = defaultdict(list)
-    for cell in _all_cells(run):
-        planned[_group_key(cell.cell)].append(cell)
     groups = tuple(
         # In the order of the matrix: the first cell of a group decides.
         _group(cells, by_cell, chosen, run)
-        for cells in planned.values()
+        for cells in _cells_by_group(run)
     )
     counted = (trial.name for group in groups for cell in group.cells for trial in cell.counted)
     return Analysis(groups=groups, counted=frozenset(counted))
+
+
+def paired_log_ratios(run: Run) -> dict[str, list[float]]:
+    """What each overhead is made of: ln(figure(mode) / figure(none)) of each pair, by cell id.
+
+    In: a run; out: the cells that this host can run beside a `none`, also those without a pair.
+    """
+    counted: dict[str, list[Trial]] = defaultdict(list)
+    for trial in choose_attempts(run):
+        if trial.valid:
+            counted[trial.cell.cell_id].append(trial)
+    ratios: dict[str, list[float]] = {}
+    for cells in _cells_by_group(run):
+        figure, _ = _FIGURES[run.loops.get(cells[0].cell.load, CLOSED)]
+        there = [planned.cell for planned in cells if planned.status == "available"]
+        for none in [cell for cell in there if cell.mode == BASELINE][:1]:
+            for cell in there:
+                if cell.mode != BASELINE:
+                    pairs = _log_ratios(counted[cell.cell_id], counted[none.cell_id], figure)
+                    ratios[cell.cell_id] = list(pairs)
+    return ratios
 
 
 # ------------------------------------------------------------------------------ which trials count
@@ -236,6 +256,14 @@ def _all_cells(run: Run) -> list[PlannedCell]:
     return list(cells.values())
 
 
+def _cells_by_group(run: Run) -> list[list[PlannedCell]]:
+    """The cells that may be compared with each other, in the order of the matrix."""
+    planned: dict[tuple[object, ...], list[PlannedCell]] = defaultdict(list)
+    for cell in _all_cells(run):
+        planned[_group_key(cell.cell)].append(cell)
+    return list(planned.values())
+
+
 def _group_key(cell: Cell) -> tuple[object, ...]:
     parameters = json.dumps(cell.load_parameters, sort_keys=True)
     return (cell.server, cell.body_bytes, cell.load, parameters)
@@ -276,6 +304,7 @@ def _group(
         cells=tuple(_summary(cell, trials[cell.cell.cell_id], comparison) for cell in ordered),
         noise_floor_pct=floor,
         loop=loop,
+        sequential=run.sequential,
     )
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uplab import collect, matrix, plan, provision
-from uplab.errors import HostError, InvalidError, UplabError, UsageError
+from uplab import attend, matrix, plan, provision, untilci
+from uplab.detached import PATIENCE_S, DetachedRun
+from uplab.errors import InvalidError, UsageError
 from uplab.hostside import goprograms
 from uplab.hostside.doctor import AVAILABLE
 from uplab.hostside.order import block_order
 from uplab.hostside.spec import Plan
 from uplab.matrix import Experiment
 from uplab.plan import JudgedCell
-from uplab.progress import Progress
-from uplab.remote import Host, exit_code
+from uplab.progress import duration_in_words
+from uplab.remote import Host
+from uplab.untilci import Until
+from uplab.view import Screen, View
 
 if TYPE_CHECKING:
     from uplab.report.model import Report
@@ -36,12 +40,33 @@ class Request:
     strict: bool = False
     setup: bool = True
     touch_others: bool = False
+    tune: bool = False
+    #: A second machine that drives the load; None is the measured host itself.
+    load_from: str | None = None
     results: Path = Path("results")
+    #: An inventory of somebody's own instead of uplab's.
+    chosen: Path | None = None
+    #: How well overheads are to be known; None is with the blocks of the matrix.
+    until: Until | None = None
+    #: How long a host may be away before it is left to itself.
+    patience_s: float = PATIENCE_S
+
+
+def require_one_host(request: Request, names: Sequence[str]) -> None:
+    """Raise UsageError where one second machine would load several hosts at the same time."""
+    if request.load_from is not None:
+        raise UsageError(
+            f"--load-from {request.load_from}: one machine loads one host at a time, and "
+            f"--host names {', '.join(names)}. Run: invoke bench.all once for each of them"
+        )
 
 
 def experiment(request: Request) -> Experiment:
     """The matrix of a request, checked and expanded; UsageError names what is wrong in it."""
-    return matrix.load(request.matrix, request.project, request.settings, request.only)
+    settings = request.settings
+    if request.until is not None:
+        settings = untilci.first_settings(settings)
+    return matrix.load(request.matrix, request.project, settings, request.only)
 
 
 def make_plan(
@@ -56,7 +81,7 @@ def make_plan(
     others = answer.get("touched")
     if others is not None and not request.touch_others:
         raise UsageError(f"host {request.host}: {goprograms.refusal(others)}")
-    made, judged = plan.make(experiment, request.host, answer, datetime.now(UTC))
+    made, judged = plan.make(experiment, request.host, answer, datetime.now(UTC), tune=request.tune)
     header = {**made.header, "touch_others": request.touch_others, "touched": others}
     return replace(made, header=header), judged
 
@@ -88,24 +113,81 @@ def run(request: Request) -> Path:
         KeyboardInterrupt: interrupted; the finished trials are in the run directory.
     """
     parsed = experiment(request)
-    host = provision.connect(request.project, request.host, parsed.registry)
-    provision.require_local(host)
-    if request.setup and not provision.is_current(request.project, request.host):
-        print(f"Setting up host {request.host} (its parts are new or have changed)")
-        provision.converge(request.project, [request.host])
+    host = _connect(request, parsed)
+    with host.held():
+        _set_up(request, host)
+        report = measure(request, parsed, host, Screen(request.patience_s))
+    conclude(report, strict=request.strict)
+    return report.run.path
+
+
+def leave(request: Request) -> DetachedRun:
+    """Start a run and leave it to itself; errors as of :func:`run`, for what comes before it."""
+    parsed = experiment(request)
+    host = _connect(request, parsed)
+    with host.held():
+        _set_up(request, host)
+        running, _ = begin(request, parsed, host, Screen())
+    print(f"run {running.run_id} goes on by itself. {running.way_back()}")
+    return running
+
+
+def _set_up(request: Request, host: Host) -> None:
+    """Set the host up where that was asked for and its parts are new, and what loads it."""
+    project, chosen = request.project, request.chosen
+    for name in (request.host, request.load_from):
+        known = host if name == request.host else None
+        if name is None or not request.setup:
+            continue
+        if not provision.is_current(project, name, chosen, known):
+            print(f"Setting up host {name} (its parts are new or have changed)")
+            provision.converge(project, [name], chosen=chosen)
+
+
+def _connect(request: Request, parsed: Experiment) -> Host:
+    """The host, together with the second machine that loads it where there is one."""
+    project, chosen = request.project, request.chosen
+    host = provision.connect(project, request.host, parsed.registry, chosen)
+    if request.load_from is None:
+        return host
+    # Here, because most runs need none.
+    from uplab import loadfrom
+
+    return loadfrom.with_load_from(project, host, request.load_from, parsed.registry, chosen)
+
+
+def begin(request: Request, parsed: Experiment, host: Host, view: View) -> tuple[DetachedRun, Plan]:
+    """Plan a run on a host that is set up, and start it; errors as of :func:`run`."""
+    made = _planned(request, parsed, host, view)
+    return attend.start(host, made, view), made
+
+
+def _planned(request: Request, parsed: Experiment, host: Host, view: View) -> Plan:
     made, judged = make_plan(request, parsed, host)
-    print(describe(made, judged))
+    view.say(describe(made, judged))
     if not made.cells:
         raise InvalidError(f"no cell of matrix {parsed.matrix.name} can run on {request.host}")
-    report = _measure(request, host, made)
-    _conclude(report, judged, request.strict)
-    return report.run.path
+    return made
+
+
+def measure(request: Request, parsed: Experiment, host: Host, view: View) -> Report:
+    """Plan, run, follow and collect on a host that is set up.
+
+    Raises:
+        as :func:`run`, but for the cells without a valid trial.
+    """
+    folder = request.project / request.results
+    if request.until is not None:
+        made = _planned(request, parsed, host, view)
+        return untilci.measure(host, made, folder, view, request.until)
+    running, made = begin(request, parsed, host, view)
+    return attend.to_the_end(running, made, folder, view)
 
 
 def preview(request: Request) -> str:
     """What a run would do: its cells, their order block by block, its duration."""
     parsed = experiment(request)
-    host = provision.connect(request.project, request.host, parsed.registry)
+    host = _connect(request, parsed)
     made, judged = make_plan(request, parsed, host)
     ids = [cell.id for cell in made.cells]
     lines = [describe(made, judged), "order:"]
@@ -125,9 +207,12 @@ def describe(made: Plan, judged: list[JudgedCell]) -> str:
     headline = (
         f"matrix {made.header['matrix']['name']} on {made.header['host']}: "
         f"{len(available)} of {len(judged)} cells x {made.blocks} blocks = {trials} trials, "
-        f"about {_duration(plan.duration_s(made))}, seed {made.seed}"
+        f"about {duration_in_words(plan.duration_s(made))}, seed {made.seed}"
     )
     lines = [headline]
+    if made.load_from is not None:
+        far = made.load_from
+        lines.append(f"  load from host {far.name} to {far.server_address}, whose ports it reaches")
     width = max(len(entry.cell.id) for entry in judged)
     for entry in judged:
         status = entry.status if entry.reason is None else f"{entry.status}: {entry.reason}"
@@ -139,53 +224,7 @@ def describe(made: Plan, judged: list[JudgedCell]) -> str:
     return "\n".join(lines)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _measure(request: Request, host: Host, made: Plan) -> Report:
-    """Run the plan, follow it, bring the run here and write its reports."""
-    # Here, because a plan alone needs none of what they compute with.
-    from uplab import results
-    from uplab.report import model, write
-
-    running = host.start(asdict(made))
-    interrupted = False
-    with Progress(made) as progress:
-        events = running.events()
-        while True:
-            try:
-                for event in events:
-                    progress.show(event)
-                break
-            except KeyboardInterrupt:
-                interrupted = True
-                running.interrupt()
-    code, said = running.finish()
-    reason = said.splitlines()[-1] if said else f"hostside ended with {code}"
-    try:
-        data = host.export(made.run_id)
-    except UplabError:
-        if interrupted:
-            raise KeyboardInterrupt from None
-        raise UplabError(f"host {host.name}: {reason}", exit_code=exit_code(code)) from None
-    run_dir = collect.receive(data, request.project / request.results, made.run_id)
-    host.forget(made.run_id)
-    report = model.build(results.load(run_dir))
-    write.write_files(report)
-    if interrupted or code == 130:
-        print(f"interrupted; the finished trials are in {run_dir}")
-        raise KeyboardInterrupt
-    if code != 0:
-        raise HostError(f"host {host.name}: {reason}; the finished trials are in {run_dir}")
-    return report
-
-
-def _conclude(report: Report, judged: list[JudgedCell], strict: bool) -> None:
+def conclude(report: Report, *, strict: bool = False) -> None:
     """Show the report's table and raise InvalidError where a cell has no valid trial."""
     from uplab.report import terminal
 
@@ -193,8 +232,8 @@ def _conclude(report: Report, judged: list[JudgedCell], strict: bool) -> None:
     terminal.show_report(report)
     print(f"\nreport: {run_dir / 'report' / 'report.md'}")
     measured = {trial.cell.cell_id for trial in report.run.trials if trial.valid}
-    wanted = [e.cell.id for e in judged if strict or e.status == AVAILABLE]
-    lacking = [cell_id for cell_id in wanted if cell_id not in measured]
+    planned = [e.cell.cell_id for e in report.run.cells if strict or e.status == AVAILABLE]
+    lacking = [cell_id for cell_id in planned if cell_id not in measured]
     if lacking:
         raise InvalidError(
             f"no valid trial of {', '.join(lacking)}. Run: invoke report.show {run_dir}"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from uplab import adapters, collect, plan, provision
+from uplab import adapters, arrival, detached, plan, provision
 from uplab.adapters import Registry
 from uplab.errors import GateError, UsageError
 from uplab.hostside.doctor import AVAILABLE
@@ -31,7 +31,14 @@ class Verdict:
     unavailable: str | None = None
 
 
-def certify(project: Path, adapter: str, host: str, server: str | None, folder: str | None) -> str:
+def certify(
+    project: Path,
+    adapter: str,
+    host: str,
+    server: str | None,
+    folder: str | None,
+    chosen: Path | None = None,
+) -> str:
     """Run every mode that an adapter takes part in, once and shortly.
 
     Args:
@@ -40,6 +47,7 @@ def certify(project: Path, adapter: str, host: str, server: str | None, folder: 
         host: where.
         server: to certify it with; None takes the first that fits.
         folder: a further folder of adapters.
+        chosen: an inventory of somebody's own instead of uplab's.
 
     Returns:
         the steps of each mode with their durations, and what passed.
@@ -52,8 +60,7 @@ def certify(project: Path, adapter: str, host: str, server: str | None, folder: 
     registry = adapters.load(roots)
     kind, name = _parse(adapter, registry)
     experiment = _experiment(registry, kind, name, server)
-    connection = provision.connect(project, host, registry)
-    provision.require_local(connection)
+    connection = provision.connect(project, host, registry, chosen)
     answer = connection.inspect(plan.inspect_request(experiment))
     made, judged = plan.make(experiment, host, answer, datetime.now(UTC))
     verdicts = [
@@ -62,17 +69,13 @@ def certify(project: Path, adapter: str, host: str, server: str | None, folder: 
         if e.status != AVAILABLE
     ]
     if made.cells:
-        running = connection.start(asdict(made))
-        for _event in running.events():
-            continue
-        code, said = running.finish()
-        if code != 0:
-            raise GateError(f"{adapter} on host {host}: {said}")
+        running = detached.start(connection, asdict(made), print)
+        end = running.follow(lambda _event: None)
         with tempfile.TemporaryDirectory() as scratch:
-            data = connection.export(made.run_id)
-            run_dir = collect.receive(data, Path(scratch), made.run_id)
+            run_dir = arrival.bring(connection, made.run_id, Path(scratch), print)
+            if end.code != 0:
+                raise GateError(f"{adapter} on host {host}: {end.said}")
             verdicts += [_verdict(path) for path in sorted(run_dir.glob("trials/*/trial.json"))]
-        connection.forget(made.run_id)
     account = "\n".join(_account(verdict) for verdict in verdicts)
     failed = [verdict for verdict in verdicts if verdict.reasons]
     if failed or all(verdict.unavailable for verdict in verdicts):

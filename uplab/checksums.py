@@ -35,7 +35,7 @@ def differences(run_dir: Path) -> list[str]:
 
 def differences_of(run_dir: Path, files: list[str]) -> list[str]:
     """differences() for a caller that has already listed the files."""
-    expected = _read_sums(run_dir)
+    expected = read_sums(run_dir)
     actual = _digests(run_dir, [name for name in files if name in expected])
     changed = [f"changed: {name}" for name, digest in actual.items() if digest != expected[name]]
     missing = [f"missing: {name}" for name in expected if name not in actual]
@@ -74,7 +74,8 @@ def _walk(root: str, inside: str) -> Iterator[str]:
                 raise UsageError(f"{root}: {name} is neither a file nor a directory")
 
 
-def _read_sums(run_dir: Path) -> dict[str, str]:
+def read_sums(run_dir: Path) -> dict[str, str]:
+    """The digests that SHA256SUMS gives, by file; errors as for :func:`differences`."""
     place = run_dir / SUMS_FILE
     expected: dict[str, str] = {}
     for number, line in enumerate(text_of(place, MAX_SUMS_BYTES).split("\n"), start=1):

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -23,6 +25,9 @@ _OWN = "inventory/hosts.yml"
 _PRIVATE = "inventory/private/hosts.yml"
 #: The disposable hosts that are up, beside those of ``inventory/``.
 _BOXES = ".uplab/boxes/inventory.yml"
+#: What ansible-inventory makes of a variable that is locked by itself.
+_VAULT = "__ansible_vault"
+_UNLOCKING = threading.Lock()
 _SECRET = re.compile(r"pass|secret|token", re.IGNORECASE)
 
 
@@ -67,6 +72,16 @@ def options(project: Path, chosen: Path | None = None) -> list[str]:
     more = [path for name in (_PRIVATE, _BOXES) if (path := project / name).exists()]
     sources = [project / _OWN, *more] if more else []
     return [word for source in sources for word in ("-i", str(source))]
+
+
+def flags(name: str, chosen: Path | None = None) -> str:
+    """How a host is named on the command line, for commands to copy."""
+    return f"--host {shlex.quote(name)}{flag(chosen)}"
+
+
+def flag(chosen: Path | None) -> str:
+    """What goes behind a command to copy, so that it sees the same inventory; often nothing."""
+    return "" if chosen is None else f" --inventory {shlex.quote(str(chosen))}"
 
 
 def public(variables: dict[str, Any]) -> dict[str, Any]:
@@ -205,6 +220,38 @@ def _of_group(answer: dict[str, Any], name: str) -> list[str]:
         groups += [child for child in entry.get("children", []) if child not in groups]
         names += entry.get("hosts", [])
     return list(dict.fromkeys(names))
+
+
+def unlocked(project: Path, variables: dict[str, Any]) -> dict[str, Any]:
+    """A host's variables, with the passwords out of ansible-vault that can be had from it.
+
+    ansible-inventory gives a variable that is locked by itself as it is. Whose vault's password
+    is not known (``ANSIBLE_VAULT_PASSWORD_FILE``, ansible.cfg) stays locked.
+    """
+    locked = {
+        name: value[_VAULT]
+        for name, value in variables.items()
+        if isinstance(value, dict) and _SECRET.search(name) and isinstance(value.get(_VAULT), str)
+    }
+    with _UNLOCKING:
+        opened = {name: _open_vault(project, text) for name, text in locked.items()}
+    return {**variables, **{name: text for name, text in opened.items() if text is not None}}
+
+
+@cache
+def _open_vault(project: Path, text: str) -> str | None:
+    """What is locked, by Ansible's own program; None where it cannot open it."""
+    done = subprocess.run(
+        [program("ansible-vault"), "decrypt"],
+        input=text,
+        env={**os.environ, "ANSIBLE_CONFIG": str(project / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+        # Without a terminal: it would ask there, and ansible-playbook, which comes later, not.
+        start_new_session=True,
+    )
+    return done.stdout if done.returncode == 0 else None
 
 
 def is_local(variables: dict[str, Any]) -> bool:

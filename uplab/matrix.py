@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -148,14 +148,13 @@ def load(
     registry = _with_settings(registry, matrix)
     cells = _only(expand(matrix, registry), only)
     content = matrix.model_dump(mode="json", by_alias=True)
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     source = path.relative_to(project) if path.is_relative_to(project) else path
     return Experiment(
         matrix=matrix,
         registry=registry,
         cells=tuple(cells),
         source=str(source),
-        sha256=hashlib.sha256(canonical.encode()).hexdigest(),
+        sha256=_sha256(content),
         content=content,
     )
 
@@ -167,6 +166,39 @@ def _with_settings(registry: Registry, matrix: Matrix) -> Registry:
         changes = settings.model_dump(exclude_none=True)
         tracers[name] = replace(tracers[name], **changes)
     return replace(registry, tracers=tracers)
+
+
+def restore(
+    content: Mapping[str, Any], source: str, project: Path, cell_ids: Iterable[str]
+) -> Experiment:
+    """The experiment of an earlier run, by what its run.json holds.
+
+    Args:
+        content: the matrix as it was, ``--set`` included.
+        source: of the matrix, as noted.
+        project: the checkout, for the adapters.
+        cell_ids: of the run, in its order; ``--only`` may have left some out.
+
+    Raises:
+        UsageError: this checkout cannot make these cells any more.
+    """
+    try:
+        matrix = Matrix.model_validate(content)
+        own = [(project / source).parent / folder for folder in matrix.adapters]
+        registry = adapters.load([project, *(folder.resolve() for folder in own)])
+        registry = _with_settings(registry, matrix)
+        cells = {cell.id: cell for cell in expand(matrix, registry)}
+        chosen = tuple(cells[cell_id] for cell_id in cell_ids)
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"this checkout cannot make the cells of matrix {source}: {error}"
+        ) from None
+    return Experiment(matrix, registry, chosen, source, _sha256(content), dict(content))
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _check_names(document: yamlfile.Document, matrix: Matrix, registry: Registry) -> None:

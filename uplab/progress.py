@@ -41,7 +41,8 @@ class Progress:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._trials = len(plan.cells) * plan.blocks
+        # Of a run that is taken up again, trials are numbered on from the earlier ones.
+        self._trials = plan.earlier.number + planning.trials(plan)
         self._estimate = Estimate(plan)
         self._live = sys.stdout.isatty()
         self._status: Any = None
@@ -80,14 +81,22 @@ class Progress:
         elif name == "leftovers-ended":
             self._print(f"ended what an earlier run left: {', '.join(event['processes'])}")
 
+    def note(self, line: str) -> None:
+        """Say something that is no event of the run."""
+        self._print(line)
+
     def _begin(self, event: dict[str, Any]) -> None:
         if self._status is None:
             return
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + self._estimate.left_s))
-        self._status.update(
+        # Here, because only a terminal needs it.
+        from rich.text import Text
+
+        text = (
             f"trial {event['number']}/{self._trials}, block {event['block']}/{self._plan.blocks}: "
             f"{event['cell']}, {self._last}ends about {until}"
         )
+        self._status.update(Text(_clean(text)))
 
     def _end(self, event: dict[str, Any]) -> None:
         self._estimate.add_trial(event["cell"], event["wall_s"])
@@ -105,11 +114,15 @@ class Progress:
         )
 
     def _print(self, line: str) -> None:
-        clean = "".join(c if c.isprintable() else "?" for c in line)
         if self._console is not None:
-            self._console.print(clean, markup=False, highlight=False)
+            self._console.print(_clean(line), markup=False, highlight=False)
         else:
-            print(clean, flush=True)
+            print(_clean(line), flush=True)
+
+
+def _clean(text: str) -> str:
+    """What a host says cannot move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def planning_duration(seconds: float) -> str:
@@ -117,3 +130,12 @@ def planning_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """``1 h 2 min``, ``2 min 3 s`` or ``3 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

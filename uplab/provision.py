@@ -47,26 +47,30 @@ def host_for(project: Path, name: str, registry: Registry, chosen: Path | None =
     python = str(variables.get("ansible_python_interpreter", _PYTHON))
     python = _PYTHON if python.startswith("auto") else python
     if inventory.is_local(variables):
-        return LocalHost(name, zipapp, options, python)
+        return LocalHost(name, zipapp, options, python, chosen)
     # Here, because it takes a quarter of a second that this machine alone never needs.
     from uplab.ssh import SshHost
     from uplab.sshconfig import endpoint
 
-    return SshHost(name, endpoint(name, variables), zipapp, options, python)
+    there = endpoint(name, inventory.unlocked(project, variables))
+    return SshHost(name, there, zipapp, options, python, chosen)
 
 
-def require_local(host: Host) -> None:
-    """Raise UsageError for a host that is not this machine: runs elsewhere are not built yet."""
-    if not isinstance(host, LocalHost):
-        raise UsageError(
-            f"host {host.name} is not this machine, and this version measures the machine it "
-            "runs on. Log in there and run: ./invoke bench.all"
-        )
+def is_current(
+    project: Path, name: str, chosen: Path | None = None, known: Host | None = None
+) -> bool:
+    """Whether the host's manifest names exactly these roles, pins, sources and variables.
 
+    Args:
+        project: the checkout.
+        name: of the host in the inventory.
+        chosen: an inventory of somebody's own instead of uplab's.
+        known: the host, where there is a connection to it already.
 
-def is_current(project: Path, name: str, chosen: Path | None = None) -> bool:
-    """Whether the host's manifest names exactly these roles, pins, sources and variables."""
-    host = connect(project, name, adapters.load([project]), chosen)
+    Raises:
+        as :func:`connect`.
+    """
+    host = known or connect(project, name, adapters.load([project]), chosen)
     wanted = digest(project, inventory.host(project, name, chosen))
     return bool(host.inspect({})["manifest"].get("digest") == wanted)
 

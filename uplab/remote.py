@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
-import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -108,19 +108,6 @@ def reason_against(facts: Facts, python: str, *, become: bool) -> str | None:
     return against_python(facts, python) or (against_become(facts) if become else None)
 
 
-class Running(Protocol):
-    """A run that goes on while its events are read."""
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The run's events as they come; ends with the run."""
-
-    def interrupt(self) -> None:
-        """Ask the run to stop; it cleans up and its events end."""
-
-    def finish(self) -> tuple[int, str]:
-        """Wait for the end; out: the exit code and what hostside said on stderr."""
-
-
 class Host(Protocol):
     """What a campaign needs of a host."""
 
@@ -132,8 +119,15 @@ class Host(Protocol):
     def python(self) -> str:
         """The path of its Python."""
 
+    @property
+    def chosen(self) -> Path | None:
+        """The inventory that it is named in, where that is somebody's own."""
+
     def facts(self) -> Facts:
         """What it offers before anything is installed; HostError where it cannot be reached."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Inside, a connection is kept from one command to the next."""
 
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         """Ask hostside what is installed and what can run."""
@@ -141,48 +135,18 @@ class Host(Protocol):
     def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
         """Run a command of hostside that answers in JSON; without ``become`` not as root."""
 
-    def receive(self, command: str, request: dict[str, Any], take: Callable[[bytes], None]) -> None:
-        """Run a command of hostside, as root, and give away what it writes as it comes."""
+    def receive(
+        self,
+        command: str,
+        request: dict[str, Any],
+        take: Callable[[bytes], None],
+        *,
+        silence_s: float | None = None,
+    ) -> None:
+        """Run a command of hostside, as root, and give away what it writes as it comes.
 
-    def start(self, plan: dict[str, Any]) -> Running:
-        """Start a run."""
-
-    def export(self, run_id: str) -> bytes:
-        """The run as tar."""
-
-    def forget(self, run_id: str) -> None:
-        """Remove the run from the host."""
-
-
-@dataclass
-class LocalRun:
-    """hostside as a child of the controller."""
-
-    process: subprocess.Popen[bytes]
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """The events that hostside prints."""
-        if self.process.stdout is None:
-            raise AssertionError("stdout is a pipe")
-        for line in self.process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
-
-    def interrupt(self) -> None:
-        """SIGINT; hostside ends everything within seconds and keeps the finished trials."""
-        self.process.send_signal(signal.SIGINT)
-
-    def finish(self) -> tuple[int, str]:
-        """Wait for hostside, whose events have all been read."""
-        with self.process:
-            # Its few lines fit into the pipe, so it never waits for us to read them.
-            said = self.process.stderr.read() if self.process.stderr else b""
-            code = self.process.wait()
-        return code, said.decode(errors="replace").strip()
+        Where it is silent for ``silence_s`` (None: a default), the connection counts as lost.
+        """
 
 
 @dataclass(frozen=True)
@@ -194,12 +158,14 @@ class LocalHost:
         zipapp: hostside.
         options: of hostside, before its command (``--root`` and the like).
         python: of the host.
+        chosen: the inventory that it is named in, where that is somebody's own.
     """
 
     name: str
     zipapp: Path
     options: tuple[str, ...] = ()
     python: str = "/usr/bin/python3"
+    chosen: Path | None = None
 
     def _argv(self, *command: str, become: bool = True) -> list[str]:
         sudo = ["sudo", "-n"] if become and os.geteuid() != 0 else []
@@ -213,6 +179,10 @@ class LocalHost:
             return parse_facts(said, "")
         except ValueError as error:
             raise HostError(f"host {self.name}: {error}") from error
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing is kept: there is no connection."""
+        return nullcontext()
 
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run ``hostside inspect``.
@@ -238,13 +208,21 @@ class LocalHost:
             raise HostError(f"host {self.name}: hostside answered {done[:200]!r}")
         return answer
 
-    def receive(self, command: str, request: dict[str, Any], take: Callable[[bytes], None]) -> None:
+    def receive(
+        self,
+        command: str,
+        request: dict[str, Any],
+        take: Callable[[bytes], None],
+        *,
+        silence_s: float | None = None,
+    ) -> None:
         """Run a command of hostside whose answer is long.
 
         Args:
             command: its name.
             request: JSON on its standard input.
             take: is called with each part of what it writes; what it raises ends the command.
+            silence_s: how long nothing may come before hostside counts as lost; None: any time.
 
         Raises:
             HostError: it cannot be run.
@@ -257,43 +235,37 @@ class LocalHost:
                 with subprocess.Popen(
                     argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
                 ) as process:
-                    if process.stdin is None or process.stdout is None:
-                        raise AssertionError("both are pipes")
-                    with suppress(BrokenPipeError), process.stdin:
-                        process.stdin.write(json.dumps(request).encode())
-                    while chunk := os.read(process.stdout.fileno(), _READ_BYTES):
-                        take(chunk)
+                    try:
+                        _exchange(process, json.dumps(request).encode(), take, silence_s)
+                    except BaseException:
+                        # It would notice only at its next line that nobody reads any more.
+                        process.terminate()
+                        raise
             except OSError as error:
                 raise HostError(f"host {self.name}: {shlex.join(argv)}: {error}") from error
             errors.seek(0)
             _require_success(self.name, process.returncode, errors.read())
 
-    def start(self, plan: dict[str, Any]) -> LocalRun:
-        """Start ``hostside run`` in a session of its own: Ctrl-C reaches it only through us."""
-        process = subprocess.Popen(
-            self._argv("run"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        if process.stdin is None:
-            raise AssertionError("stdin is a pipe")
-        # Where it ended before it read the plan, its exit code and stderr say why.
-        with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(plan).encode())
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdin = None
-        return LocalRun(process)
 
-    def export(self, run_id: str) -> bytes:
-        """The run as tar."""
-        return _call(self.name, self._argv("export", run_id), b"")
-
-    def forget(self, run_id: str) -> None:
-        """Remove the run from this machine's spool."""
-        _call(self.name, self._argv("forget", run_id), b"")
+def _exchange(
+    process: subprocess.Popen[bytes],
+    stdin: bytes,
+    take: Callable[[bytes], None],
+    silence_s: float | None,
+) -> None:
+    """Give a command its input, and away what it writes; TimeoutError where it is silent."""
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("both are pipes")
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(stdin)
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], silence_s)
+        if not ready:
+            raise TimeoutError(f"it said nothing within {silence_s:g} s")
+        chunk = os.read(process.stdout.fileno(), _READ_BYTES)
+        if not chunk:
+            return
+        take(chunk)
 
 
 def _call(host: str, argv: Sequence[str], stdin: bytes) -> bytes:

@@ -33,6 +33,7 @@ OUTCOMES = ("complete", *UNFINISHED)
 # What a cost in userspace depends on, beside the tracer.
 COST_OPTIONS = ("jit", "bpftime_prefix")
 LOOPS = ("closed", "open")
+SERVER_USERS = ("own", "root")
 CELL_STATUSES = ("available", "not available here", "not applicable")
 
 _TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,250}")
@@ -173,6 +174,19 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerUser:
+    """Who the server of a trial ran as: what its adapter asks for, and what the kernel said.
+
+    `capabilities` are those of any of its `processes`, `as_root` are the processes of root.
+    """
+
+    asked: str
+    processes: int
+    as_root: int
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why a trial is invalid: a fixed code and the host's words."""
 
@@ -201,6 +215,44 @@ class Trial:
     valid: bool
     reasons: tuple[Reason, ...]
     flags: tuple[str, ...]
+    server_user: ServerUser | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadHost:
+    """The second machine that the load ran on, and what was between it and the server's host.
+
+    `rtt_min_us` and `rtt_median_us` are of a message of ours there and back, before the first
+    trial; `clock_offset_s` is what its clock was ahead of the host's, by at most
+    `clock_uncertainty_s` more or less. The two speeds are those of the interfaces that lead from
+    either to the other, None where the kernel knows none.
+    """
+
+    name: str
+    server_address: str
+    rtt_min_us: float | None
+    rtt_median_us: float | None
+    clock_offset_s: float | None
+    clock_uncertainty_s: float | None
+    host_mbit_s: int | None
+    load_host_mbit_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential:
+    """How blocks were added until overheads were known, which makes their intervals sequential.
+
+    `half_width_pp` was wanted: half the width of a 95 % interval, in percentage points. `looks`
+    are the numbers of blocks at which the figures were looked at, `reached` and `not_reached` hold
+    the ids of the cells at the last look; `stopped` says why it was the last one, None where it was
+    not.
+    """
+
+    half_width_pp: float
+    looks: tuple[int, ...] = ()
+    reached: tuple[str, ...] = ()
+    not_reached: tuple[str, ...] = ()
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +261,8 @@ class Run:
 
     `verified` says that every byte matches SHA256SUMS; where it is False, `not_verified_because`
     holds why, one line each. `loops` says of each load whether it is `closed` or `open`, `declared`
-    what holds for each traced cell; a run of an earlier uplab says neither.
+    what holds for each traced cell; a run of an earlier uplab says neither. `sequential` is None
+    where the number of blocks was fixed beforehand, `load_host` where the load ran on the host.
     """
 
     path: Path
@@ -241,6 +294,8 @@ class Run:
     loops: Mapping[str, str] = field(default_factory=dict)
     touched: tuple[str, ...] = ()
     declared: Mapping[str, Declared] = field(default_factory=dict)
+    sequential: Sequential | None = None
+    load_host: LoadHost | None = None
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -363,6 +418,38 @@ def _run(fields: Fields, run_dir: Path) -> Run:
         declared={
             cell_id: _declared(part) for cell_id, part in fields.parts_by_name("declared").items()
         },
+        sequential=fields.maybe("sequential", _sequential),
+        load_host=fields.maybe("load_from", _load_host),
+    )
+
+
+def _load_host(fields: Fields) -> LoadHost:
+    rtt, clock = fields.part_or_empty("rtt_us"), fields.part_or_empty("clock")
+    link = fields.part_or_empty("link")
+    return LoadHost(
+        name=fields.text("name"),
+        server_address=fields.text("server_address"),
+        rtt_min_us=rtt.figure("min"),
+        rtt_median_us=rtt.figure("median"),
+        clock_offset_s=clock.figure("offset_s"),
+        clock_uncertainty_s=clock.figure("uncertainty_s"),
+        host_mbit_s=link.part_or_empty("host").optional_whole("speed_mbit_s"),
+        load_host_mbit_s=link.part_or_empty("load_host").optional_whole("speed_mbit_s"),
+    )
+
+
+def _sequential(fields: Fields) -> Sequential:
+    half_width_pp, looks = fields.figure("half_width_pp"), fields.anything("looks")
+    if half_width_pp is None or not 0 < half_width_pp < 100:
+        raise fields.wrong("half_width_pp", "a number above 0 and below 100")
+    if not isinstance(looks, list) or not all(type(at) is int and 0 <= at <= 2**32 for at in looks):
+        raise fields.wrong("looks", "a list of numbers of blocks")
+    return Sequential(
+        half_width_pp=half_width_pp,
+        looks=tuple(looks),
+        reached=fields.texts("reached"),
+        not_reached=fields.texts("not_reached"),
+        stopped=fields.optional_text("stopped"),
     )
 
 
@@ -485,6 +572,20 @@ def _trial(run_dir: Path, name: str, plan_sha256: str, cells: dict[str, Cell]) -
             for part in verdict.parts("reasons")
         ),
         flags=verdict.texts("flags"),
+        server_user=fields.maybe("server_user", _server_user),
+    )
+
+
+def _server_user(fields: Fields) -> ServerUser:
+    seen = fields.parts("seen")
+    counts = [(part.whole("processes", least=1), part.anything("uids")) for part in seen]
+    if not all(isinstance(uids, list) for _, uids in counts):
+        raise fields.wrong("seen", "entries with `uids`, a list")
+    return ServerUser(
+        asked=fields.one_of("asked", SERVER_USERS),
+        processes=sum(count for count, _ in counts),
+        as_root=sum(count for count, uids in counts if 0 in uids),
+        capabilities=tuple(sorted({name for part in seen for name in part.texts("capabilities")})),
     )
 
 

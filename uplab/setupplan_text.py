@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
@@ -43,7 +44,7 @@ def _host(plan: HostPlan) -> Iterator[str]:
     elif plan.nothing:
         yield f"{name}: up to date, there is nothing to set up"
     else:
-        yield f"{name}: nothing was changed. Run: invoke lab.setup --host {name}"
+        yield f"{name}: nothing was changed. Run: invoke lab.setup --host {shlex.quote(name)}"
 
 
 def _packages(found: Packages) -> Iterator[str]:

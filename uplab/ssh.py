@@ -15,15 +15,16 @@ import subprocess
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import paramiko
 from fabric import Config, Connection
 
-from uplab.errors import HostError, UplabError, UsageError
-from uplab.remote import PROBE, Facts, Running, exit_code, parse_facts, reason_against
+from uplab.errors import HostError, UplabError
+from uplab.inventory import flags
+from uplab.remote import PROBE, Facts, exit_code, parse_facts, reason_against
 from uplab.sshconfig import Endpoint, HostKey, known_keys
 
 #: Whether a tracer starts on a host is found out by starting it, which takes some a minute or two.
@@ -68,6 +69,50 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class _Link:
+    """A connection, the jumps before it, and what its end offers."""
+
+    opened: list[Connection]
+    facts: Facts
+
+    @property
+    def connection(self) -> Connection:
+        """The one to the host itself."""
+        return self.opened[-1]
+
+    def lives(self) -> bool:
+        """Whether it can still be used, as far as is known here."""
+        transport = self.connection.client.get_transport()
+        return transport is not None and transport.is_active()
+
+
+@dataclass
+class _Kept:
+    """A connection that waits for the next command, while somebody holds the host."""
+
+    holders: int = 0
+    waiting: list[_Link] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> _Link | None:
+        """The one that waits; None where there is none that lives."""
+        with self.lock:
+            link = self.waiting.pop() if self.waiting else None
+        if link is not None and not link.lives():
+            _close(link.opened)
+            return None
+        return link
+
+    def give(self, link: _Link) -> bool:
+        """Let one wait; out: whether there is anybody to wait for."""
+        with self.lock:
+            wanted = self.holders > 0 and not self.waiting and link.lives()
+            if wanted:
+                self.waiting.append(link)
+        return wanted
+
+
+@dataclass(frozen=True)
 class SshHost:
     """A host that is reached over SSH, as root or through ``sudo -n``.
 
@@ -77,6 +122,7 @@ class SshHost:
         zipapp: hostside, on this machine.
         options: of hostside, before its command.
         python: of the host.
+        chosen: the inventory that it is named in, where that is somebody's own.
     """
 
     name: str
@@ -84,6 +130,45 @@ class SshHost:
     zipapp: Path
     options: tuple[str, ...] = ()
     python: str = "/usr/bin/python3"
+    chosen: Path | None = None
+    _kept: _Kept = field(default_factory=_Kept, init=False, repr=False, compare=False)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, one command after the other goes over the same connection while it lives."""
+        with self._kept.lock:
+            self._kept.holders += 1
+        try:
+            yield
+        finally:
+            with self._kept.lock:
+                self._kept.holders -= 1
+                left: list[_Link] = []
+                if not self._kept.holders:
+                    left, self._kept.waiting = self._kept.waiting, []
+            for link in left:
+                _close(link.opened)
+
+    @contextmanager
+    def _linked(self) -> Iterator[_Link]:
+        """A connection for one command."""
+        link = self._kept.take() or self._link()
+        kept = False
+        try:
+            yield link
+            kept = self._kept.give(link)
+        finally:
+            if not kept:
+                _close(link.opened)
+
+    def _link(self) -> _Link:
+        opened: list[Connection] = []
+        try:
+            key = _open(self.name, self.endpoint, opened)
+            return _Link(opened, self._facts(opened[-1], key))
+        except BaseException:
+            _close(opened)
+            raise
 
     def facts(self) -> Facts:
         """Connect, and look what is needed to work there.
@@ -91,8 +176,8 @@ class SshHost:
         Raises:
             HostError: it cannot be reached, or not trusted, or does not let us in.
         """
-        with _connected(self.name, self.endpoint) as (connection, key):
-            return self._facts(connection, key)
+        with self._linked() as link:
+            return link.facts
 
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run ``hostside inspect``.
@@ -114,66 +199,55 @@ class SshHost:
             HostError: as for :meth:`inspect`.
             UplabError: hostside refused, with its reason and exit code.
         """
-        with _connected(self.name, self.endpoint) as (connection, key):
-            facts = self._facts(connection, key)
-            answer = self._call(connection, facts, command, request, become=become)
+        with self._linked() as link:
+            answer = self._call(link, command, request, become=become)
         return self._decoded(command, answer)
 
-    def receive(self, command: str, request: dict[str, Any], take: Callable[[bytes], None]) -> None:
+    def receive(
+        self,
+        command: str,
+        request: dict[str, Any],
+        take: Callable[[bytes], None],
+        *,
+        silence_s: float | None = None,
+    ) -> None:
         """Run a command of hostside, as root, whose answer is long.
 
         Args:
             command: its name.
             request: JSON on its standard input.
             take: is called with each part of what it writes; what it raises ends the command.
+            silence_s: how long nothing may come before the connection counts as lost; None is
+                longer than any command takes.
 
         Raises:
             HostError: as for :meth:`inspect`.
             UplabError: hostside refused, with its reason and exit code.
         """
-        with _connected(self.name, self.endpoint) as (connection, key):
-            facts = self._facts(connection, key)
-            answer = self._call(connection, facts, command, request, become=True, take=take)
+        with self._linked() as link:
+            out = _Output(take, silence_s)
+            answer = self._call(link, command, request, become=True, out=out)
         self._require_success(command, answer)
 
     def _call(
         self,
-        connection: Connection,
-        facts: Facts,
+        link: _Link,
         command: str,
         request: dict[str, Any],
         *,
         become: bool,
-        take: Callable[[bytes], None] | None = None,
+        out: _Output | None = None,
     ) -> Answer:
         """Send hostside there and let it run one command."""
-        against = reason_against(facts, self.python, become=become)
+        against = reason_against(link.facts, self.python, become=become)
         if against:
             raise HostError(f"host {self.name}: {against}")
-        prefix = ["sudo", "-n", "--"] if become and facts.become == "sudo" else []
+        prefix = ["sudo", "-n", "--"] if become and link.facts.become == "sudo" else []
         zipapp = self.zipapp.read_bytes()
-        limit_s = _ANSWER_TIMEOUT_S if take is None else _RECEIVE_TIMEOUT_S
+        limit_s = _ANSWER_TIMEOUT_S if out is None else _RECEIVE_TIMEOUT_S
         numbers = [str(len(zipapp)), str(limit_s)]
         argv = [*prefix, self.python, "-I", "-c", _BOOT, *numbers, *self.options, command]
-        return self._execute(connection, argv, zipapp + json.dumps(request).encode(), take)
-
-    def start(self, plan: dict[str, Any]) -> Running:
-        """Refused; this version measures the machine that it runs on."""
-        self._refuse(str(plan.get("run_id")))
-
-    def export(self, run_id: str) -> bytes:
-        """Refused, as there are no runs."""
-        self._refuse(run_id)
-
-    def forget(self, run_id: str) -> None:
-        """Refused, as there are no runs."""
-        self._refuse(run_id)
-
-    def _refuse(self, run_id: str) -> NoReturn:
-        raise UsageError(
-            f"run {run_id}: host {self.name} is not this machine, and this version measures the "
-            "machine it runs on. Log in there and run: ./invoke bench.all"
-        )
+        return self._execute(link.connection, argv, zipapp + json.dumps(request).encode(), out)
 
     def _facts(self, connection: Connection, key: HostKey) -> Facts:
         answer = self._execute(connection, ["sh", "-c", PROBE, "uplab", self.python], b"")
@@ -192,15 +266,15 @@ class SshHost:
         connection: Connection,
         argv: Sequence[str],
         stdin: bytes,
-        take: Callable[[bytes], None] | None = None,
+        out: _Output | None = None,
     ) -> Answer:
         """Run one command to its end; every word of it reaches it as it is."""
         try:
-            return _execute(connection, argv, stdin, take)
+            return _execute(connection, argv, stdin, out)
         except TimeoutError:
+            limit_s = (out.silence_s if out else None) or _ANSWER_TIMEOUT_S
             raise HostError(
-                f"host {self.name}: {self.endpoint.place} did not answer within "
-                f"{_ANSWER_TIMEOUT_S} s"
+                f"host {self.name}: {self.endpoint.place} did not answer within {limit_s:g} s"
             ) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise self._lost(str(error)) from error
@@ -209,7 +283,7 @@ class SshHost:
         why = f" ({how})" if how else ""
         return HostError(
             f"host {self.name}: the connection to {self.endpoint.place} was lost{why}. "
-            f"Run: invoke lab.check --host {self.name}"
+            f"Run: invoke lab.check {flags(self.name, self.chosen)}"
         )
 
     def _require_success(self, command: str, answer: Answer) -> None:
@@ -233,11 +307,19 @@ class SshHost:
         return decoded
 
 
+@dataclass(frozen=True)
+class _Output:
+    """Who takes what a command writes as it comes, and how long it may be silent."""
+
+    take: Callable[[bytes], None]
+    silence_s: float | None
+
+
 def _execute(
     connection: Connection,
     argv: Sequence[str],
     stdin: bytes,
-    take: Callable[[bytes], None] | None = None,
+    out: _Output | None = None,
 ) -> Answer:
     """As SshHost._execute, with the errors of paramiko."""
     channel = connection.transport.open_session(timeout=_AUTH_TIMEOUT_S)
@@ -253,11 +335,12 @@ def _execute(
             channel.sendall(stdin)
             channel.shutdown_write()
         printed: list[bytes] = []
-        if take is None:
+        if out is None:
             _read(channel.recv, printed)
         else:
+            channel.settimeout(out.silence_s or _ANSWER_TIMEOUT_S + _AUTH_TIMEOUT_S)
             while data := channel.recv(_READ_BYTES):
-                take(data)
+                out.take(data)
         reader.join(_AUTH_TIMEOUT_S)
         code = channel.recv_exit_status()
     stderr = b"".join(said).decode(errors="replace")
@@ -274,17 +357,6 @@ def _read(receive: Any, into: list[bytes]) -> None:
 
 
 # ---- connecting ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _connected(name: str, endpoint: Endpoint) -> Iterator[tuple[Connection, HostKey]]:
-    """A connection, and the server's key, which was known; closed at the end, jumps included."""
-    opened: list[Connection] = []
-    try:
-        key = _open(name, endpoint, opened)
-        yield opened[-1], key
-    finally:
-        _close(opened)
 
 
 def _close(opened: list[Connection]) -> None:
@@ -358,6 +430,8 @@ def _transport(sock: Any, first: Collection[str], options: dict[str, Any]) -> pa
     security.key_types = tuple(
         sorted(security.key_types, key=lambda algorithm: _kind_of(algorithm) not in first)
     )
+    # paramiko puts them last; with them each packet passes through OpenSSL once instead of twice.
+    security.ciphers = tuple(sorted(security.ciphers, key=lambda name: "gcm" not in name))
     return transport
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,7 +194,9 @@ def as_json(status: Status) -> str:
 def as_text(status: Status) -> str:
     """The status as a table, and a line for each thing that is wrong."""
     if not status.set_up:
-        return f"{status.host} is not set up. Run: invoke lab.setup --host {status.host}"
+        return (
+            f"{status.host} is not set up. Run: invoke lab.setup --host {shlex.quote(status.host)}"
+        )
     rows = [_HEAD, *(_row(component) for component in status.components)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = [
@@ -201,7 +204,7 @@ def as_text(status: Status) -> str:
     ]
     problems = [(c.name, problem) for c in status.components for problem in c.problems]
     lines += [f"{name}: {problem}" for name, problem in problems]
-    command = f"invoke lab.setup --host {status.host}"
+    command = f"invoke lab.setup --host {shlex.quote(status.host)}"
     if problems:
         lines.append(f"{len(problems)} problems. Run: {command}")
     elif not status.up_to_date:

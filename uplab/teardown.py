@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Wish:
     def command(self) -> str:
         """The command that says it again."""
         more = [f"--{name}" for name in ("packages", "runs") if getattr(self, name)]
-        return " ".join(["invoke lab.teardown --host", ",".join(self.names), *more])
+        return shlex.join(["invoke", "lab.teardown", "--host", ",".join(self.names), *more])
 
 
 def run(project: Path, wish: Wish, *, check: bool = False, chosen: Path | None = None) -> Report:
@@ -93,7 +94,7 @@ def _lines(host: Removed, check: bool) -> Iterator[str]:
         yield from removal.stays(host)
     else:
         yield from removal.lines(host, check=check)
-    command = f"Run: invoke lab.teardown --host {host.host}"
+    command = f"Run: invoke lab.teardown --host {shlex.quote(host.host)}"
     if host.packages:
         number = len(host.packages)
         yield f"  Debian packages that setup added and that stay: {number}. {command} --packages"

@@ -66,12 +66,11 @@ def read(path: Path) -> Document:
 def _parse(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
     """The nodes (for their lines) and the data of a YAML text without aliases."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                # Ten lines of them can name a billion fields, and one can contain itself.
-                raise UsageError(f"{path}:{line}: not YAML: aliases (*{event.anchor}) are not read")
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        if "*" in text:
+            _refuse_aliases(path, text)
+        # Read once for both: that is most of what a command takes before it does anything.
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return node, None if node is None else yaml.SafeLoader("").construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not YAML: {error.problem}") from error
@@ -80,6 +79,14 @@ def _parse(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
     except (ValueError, RecursionError) as error:
         # A date of month 13, or a tag that does not fit: PyYAML lets these through as they are.
         raise UsageError(f"{path}:1: not YAML: {error}") from error
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            # Ten lines of them can name a billion fields, and one can contain itself.
+            raise UsageError(f"{path}:{line}: not YAML: aliases (*{event.anchor}) are not read")
 
 
 def _note_lines(path: Path, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:

@@ -13,7 +13,7 @@ from ansible.module_utils.uplab_gc import collect
 from ansible.module_utils.uplab_host import absolute_root, reported
 from ansible.module_utils.uplab_teardown import Places, Removal, is_ours
 from ansible.module_utils.uplab_tree import refuse_mounts
-from ansible.module_utils.uplab_use import alone
+from ansible.module_utils.uplab_use import alone, refuse_tuned
 
 DOCUMENTATION = r"""
 ---
@@ -25,7 +25,8 @@ description:
     more and leaves the rest as it is.
   - Only below a O(root) that is uplab's by its manifest or its directories and holds nothing else.
     Links are removed and never followed; where a file system is mounted below, nothing is removed.
-  - Nothing is removed while a build or a run is under way, and nothing that a process uses.
+  - Nothing is removed while a build or a run is under way, nothing that a process uses, and nothing
+    while settings that a run changed are not put back (C(tuning.json) beside O(spool)).
   - What makes a host one that was set up goes last, so that running it again ends what was cut off.
 options:
   root:
@@ -39,6 +40,10 @@ options:
       - V(pruned) removes entries of the store that nothing links to and what killed builds left.
     type: str
     choices: [absent, pruned]
+    required: true
+  host:
+    description: The host's name in the inventory, for what is said.
+    type: str
     required: true
   packages:
     description:
@@ -80,12 +85,14 @@ EXAMPLES = r"""
   uplab_remove:
     root: /opt/uplab
     state: absent
+    host: "{{ inventory_hostname }}"
     packages: true
 
 - name: Remove what is a month old and not in use
   uplab_remove:
     root: /opt/uplab
     state: pruned
+    host: "{{ inventory_hostname }}"
     keep_days: 30
 """
 
@@ -144,6 +151,7 @@ def pruned(places: Places, parameters: dict[str, Any], check: bool) -> dict[str,
         return {"changed": False, "set_up": False, "removed": [], "freed_bytes": 0, "kept": []}
     refuse_mounts(root)
     with alone(root, places.run_state):
+        refuse_tuned(places.spool, places.host)
         done = collect(
             root,
             parameters["keep_days"],
@@ -157,7 +165,8 @@ def pruned(places: Places, parameters: dict[str, Any], check: bool) -> dict[str,
 def act(parameters: dict[str, Any], check: bool) -> dict[str, Any]:
     """Do what the task asks; returns the module's result; raises StoreError and OSError."""
     root = absolute_root(parameters["root"])
-    places = Places(root, Path(parameters["run_state"]), Path(parameters["spool"]))
+    state, spool = Path(parameters["run_state"]), Path(parameters["spool"])
+    places = Places(root, state, spool, parameters["host"])
     remove = absent if parameters["state"] == "absent" else pruned
     return remove(places, parameters, check)
 
@@ -168,6 +177,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["absent", "pruned"], "required": True},
+            "host": {"type": "str", "required": True},
             "packages": {"type": "bool", "default": False},
             "runs": {"type": "bool", "default": False},
             "keep_days": {"type": "int", "default": 0},

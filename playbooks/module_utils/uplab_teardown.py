@@ -25,7 +25,7 @@ from ansible.module_utils.uplab_host import (
     write_atomically,
 )
 from ansible.module_utils.uplab_tree import Sweep, mount_points, refuse_mounts
-from ansible.module_utils.uplab_use import alone, left_running, users
+from ansible.module_utils.uplab_use import TUNING, alone, left_running, refuse_tuned, users
 
 #: What the roles make below the root, in the order in which it goes: links before their targets.
 DIRECTORIES = ("current", "store", "cache", "log", "tls")
@@ -44,11 +44,15 @@ LOST = "lost+found"
 
 @dataclass(frozen=True)
 class Places:
-    """Where uplab keeps things on a host: the store's root, and hostside's two directories."""
+    """Where uplab keeps things on a host: the store's root, and hostside's two directories.
+
+    ``host`` is its name in the inventory, for what is said.
+    """
 
     root: Path
     run_state: Path
     spool: Path
+    host: str
 
 
 def is_ours(root: Path) -> bool:
@@ -124,6 +128,7 @@ class Removal:
         ours = is_ours(root)
         set_up = ours and is_set_up(root)
         with alone(root, self.places.run_state):
+            refuse_tuned(self.places.spool, self.places.host)
             if ours:
                 self.refuse_use()
                 names = self.packages_there()
@@ -207,9 +212,14 @@ class Removal:
                 self.sweep.remove(path)
             else:
                 self.runs_left.append(str(path))
+        # Nothing is to be put back any more: it only says what somebody else changed meanwhile.
+        notes = [path for path in [spool.parent / TUNING] if self.runs and path.exists()]
+        for path in notes:
+            self.sweep.remove(path)
         if self.runs or not runs:
             self.sweep.remove_empty(spool, without=frozenset(path.name for path in runs))
-            self.sweep.remove_empty(spool.parent, without=frozenset({spool.name}))
+            gone = {spool.name, *(path.name for path in notes)}
+            self.sweep.remove_empty(spool.parent, without=frozenset(gone))
 
     def marks(self) -> None:
         """Remove what says that uplab was here, and the root if nothing is left in it."""

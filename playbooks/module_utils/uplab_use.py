@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who uses files of uplab's on this host: builds and runs by their locks, processes by /proc."""
+"""What forbids to remove anything now: builds and runs by their locks, a host left tuned, users."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ansible.module_utils.uplab_host import StoreError, read_json
@@ -18,6 +19,8 @@ LOCK = ".lock-"
 #: hostside's lock and its ledger of the processes that it started, below its directory in /run.
 RUN_LOCK = "lock"
 LEDGER = "children.json"
+#: hostside's journal of the settings that a run changed, beside the folder of runs.
+TUNING = "tuning.json"
 
 
 @contextmanager
@@ -61,6 +64,30 @@ def run_of(lock: Path) -> str:
     """The run that a lock of hostside's names."""
     holder = read_json(lock) or {}
     return f"run {holder['run_id']} (pid {holder.get('pid')})" if "run_id" in holder else "a run"
+
+
+def refuse_tuned(spool: Path, host: str) -> None:
+    """Raise StoreError while settings that a run changed are not put back.
+
+    Args:
+        spool: the folder of runs.
+        host: its name in the inventory.
+    """
+    journal = spool.parent / TUNING
+    if not os.path.lexists(journal):
+        return
+    try:
+        noted = json.loads(journal.read_text(encoding="utf-8"))
+        left, run = len(noted["entries"]), str(noted["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # What cannot be read may name any number of them; lab.restore says what to do.
+        found = f"{journal} is damaged"
+    else:
+        found = f"run {run} left this host tuned (settings to put back: {left})" if left else ""
+    if found:
+        raise StoreError(
+            f"{found}; nothing was removed. Run: invoke lab.restore --host {quote(host)}"
+        )
 
 
 def left_running(state: Path) -> list[str]:

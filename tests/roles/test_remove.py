@@ -94,6 +94,7 @@ class Lab:
         return {
             "root": str(self.root),
             "state": state,
+            "host": "lab1",
             "packages": False,
             "runs": False,
             "keep_days": 0,
@@ -523,6 +524,56 @@ def test_the_real_apt_says_what_else_it_would_remove() -> None:
     host = importlib.import_module("ansible.module_utils.uplab_host")
     with pytest.raises(host.StoreError, match=r"apt would also remove .*openssh-server"):
         added.refuse_more(teardown.Apt(60), ["openssh-client"])
+
+
+# ---- settings that a run changed -----------------------------------------------------------------
+
+
+def tuned(lab: Lab, **changes: Any) -> Path:
+    """The journal of a run that changed a setting."""
+    entry = {"knob": "thp", "path": "/sys/kernel/mm/x", "old": "a", "new": "b", "utc": "now"}
+    noted = {"schema": 1, "run_id": "mine", "entries": [entry], "left": [], **changes}
+    journal = lab.top / "lib" / "tuning.json"
+    journal.write_text(json.dumps(noted))
+    return journal
+
+
+@pytest.mark.parametrize("state", ["absent", "pruned"])
+def test_a_host_that_was_left_tuned_is_refused(lab: Lab, state: str) -> None:
+    journal = tuned(lab)
+    assert lab.refusal(state, runs=True) == (
+        "run mine left this host tuned (settings to put back: 1); nothing was removed. "
+        "Run: invoke lab.restore --host lab1"
+    )
+    assert lab.refusal(state, check=True) == lab.refusal(state)
+    for text in ("{", "[]", '{"entries": 3, "run_id": "mine"}'):
+        journal.write_text(text)
+        assert lab.refusal(state) == (
+            f"{journal} is damaged; nothing was removed. Run: invoke lab.restore --host lab1"
+        )
+    journal.unlink()
+    journal.symlink_to("/nowhere")
+    assert "is damaged; nothing was removed" in lab.refusal(state)
+    journal.unlink()
+    assert lab.act(state)["changed"]
+
+
+def test_a_host_that_was_left_tuned_is_refused_without_a_lab_too(lab: Lab) -> None:
+    shutil.rmtree(lab.root)
+    tuned(lab)
+    assert "run mine left this host tuned" in lab.refusal("absent", runs=True)
+
+
+def test_what_somebody_else_changed_is_noted_until_runs_go(lab: Lab) -> None:
+    """Nothing is left to be put back: the note is for people."""
+    journal = tuned(lab, entries=[], left=[{}])
+    assert lab.act("pruned")["changed"]
+    assert str(journal) not in lab.act("absent")["removed"]
+    assert journal.exists()
+    expected = lab.act("absent", check=True, runs=True)["removed"]
+    assert expected == [str(journal), str(journal.parent)]
+    assert lab.act("absent", runs=True)["removed"] == expected
+    assert not journal.parent.exists()
 
 
 # ---- runs ----------------------------------------------------------------------------------------

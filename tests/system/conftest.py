@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,17 +120,23 @@ def start_tracer(gotrace_binaries: Path) -> Iterator[StartTracer]:
 
 
 @pytest.fixture(scope="session")
-def programs(
-    server_binaries: Path, gotrace_binaries: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def programs(server_binaries: Path, gotrace_binaries: Path, readable_folder: Path) -> Path:
     """A prefix whose ``bin`` holds the servers and the tracer, as in the store."""
-    prefix = tmp_path_factory.mktemp("programs")
-    (prefix / "bin").mkdir()
+    prefix = readable_folder / "programs"
+    (prefix / "bin").mkdir(parents=True)
     for folder in (server_binaries, gotrace_binaries):
         for program in folder.iterdir():
             if program.is_file():
                 shutil.copy(program, prefix / "bin")
     return prefix
+
+
+@pytest.fixture(scope="session")
+def readable_folder() -> Iterator[Path]:
+    """A folder that every user may enter, as the store is; pytest's own are for its user alone."""
+    with tempfile.TemporaryDirectory(prefix="uplab-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture

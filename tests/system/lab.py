@@ -21,11 +21,11 @@ from typing import Any
 
 import yaml
 
-from uplab import collect, hostzip, matrix
+from tests.foreground import ForegroundHost, LocalRun
+from uplab import checksums, hostzip, matrix
 from uplab import plan as planning
 from uplab.hostside.spec import Plan
 from uplab.plan import JudgedCell
-from uplab.remote import LocalHost, LocalRun
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDINS = ROOT / "tests" / "data" / "standins"
@@ -138,15 +138,15 @@ class Lab:
         manifest = {"schema": 1, "digest": None, "pins": {}, "components": components}
         (self.store / "manifest.json").write_text(json.dumps(manifest))
 
-    def host(self, registry: Any, python: str = "/usr/bin/python3") -> LocalHost:
+    def host(self, registry: Any, python: str = "/usr/bin/python3") -> ForegroundHost:
         """The host, with everything in this lab's directories."""
         zipapp = hostzip.write(registry, self.folder / "zipapps")
         options = ("--root", self.store, "--state", self.state, "--runs", self.runs)
-        return LocalHost("local", zipapp, tuple(map(str, options)), python)
+        return ForegroundHost("local", zipapp, tuple(map(str, options)), python)
 
     def plan(
         self, *settings: str, only: str | None = None, name: str = "smoke"
-    ) -> tuple[LocalHost, Plan, list[JudgedCell]]:
+    ) -> tuple[ForegroundHost, Plan, list[JudgedCell]]:
         """Plan a short run on this lab's own ports."""
         ports = [f"servers.{name}.port={port}" for name, port in self.ports.items()]
         experiment = matrix.load(name, ROOT, [*QUICK, *ports, *settings], only)
@@ -169,9 +169,11 @@ class Lab:
         code, stderr = running.finish()
         if not (self.runs / run_id / "run.json").exists():
             return Outcome(code, stderr, events, None)
-        zipapp = sorted((self.folder / "zipapps").glob("*.pyz"))[-1]
-        host = LocalHost("local", zipapp, ("--runs", str(self.runs)))
-        run_dir = collect.receive(host.export(run_id), self.results, run_id)
+        run_dir = self.results / run_id
+        unfinished = shutil.ignore_patterns(".part-*")
+        shutil.copytree(self.runs / run_id, run_dir, ignore=unfinished)
+        if (run_dir / checksums.SUMS_FILE).exists():
+            assert checksums.differences(run_dir) == []
         trials = [
             json.loads(path.read_text()) for path in sorted(run_dir.glob("trials/*/trial.json"))
         ]
@@ -180,16 +182,21 @@ class Lab:
 
     def adapter(self, kind: str, name: str, changes: dict[str, Any], base: str) -> str:
         """Write a further adapter: a shipped one with changes; out: the --set for the matrix."""
-        folder = self.folder / "adapters" / f"{kind}s" / name
-        source = ROOT / f"{kind}s" / base
-        folder.mkdir(parents=True)
-        for path in source.glob("*"):
-            if path.suffix in (".lua", ".py"):
-                shutil.copy(path, folder)
-        data = yaml.safe_load((source / "adapter.yml").read_text())
-        data.update({"name": name, **changes})
-        (folder / "adapter.yml").write_text(yaml.safe_dump(data))
-        return f"adapters=[{self.folder / 'adapters'}]"
+        return write_adapter(self.folder, kind, name, changes, base)
+
+
+def write_adapter(folder: Path, kind: str, name: str, changes: dict[str, Any], base: str) -> str:
+    """Write an adapter that is a shipped one with changes; out: the --set for the matrix."""
+    adapters = folder / "adapters"
+    made, source = adapters / f"{kind}s" / name, ROOT / f"{kind}s" / base
+    made.mkdir(parents=True)
+    for path in source.glob("*"):
+        if path.suffix in (".lua", ".py"):
+            shutil.copy(path, made)
+    data = yaml.safe_load((source / "adapter.yml").read_text())
+    data.update({"name": name, **changes})
+    (made / "adapter.yml").write_text(yaml.safe_dump(data))
+    return f"adapters=[{adapters}]"
 
 
 def free_port() -> int:

@@ -145,7 +145,6 @@ def test_who_is_not_root_is_told_what_it_takes() -> None:
             ["--host", "lokal"],
             "no host 'lokal' in group uplab of the inventory; did you mean local?",
         ),
-        (["--host", "r720"], "this version measures the machine it runs on"),
         (["--matrix", "sead"], "no matrix 'sead'; did you mean seed?"),
         (["--set", "load.duration=3"], "load.duration: no such field; allowed are"),
         (["--only", "mode=tls"], "--only mode=tls: not in this matrix"),
@@ -155,6 +154,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], text: str) 
     done = invoke("bench.all", *arguments)
     assert done.returncode == 2
     assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_host_that_cannot_be_reached_is_one_line_and_exit_code_4() -> None:
+    done = invoke("bench.all", "--host", "r720")
+    assert done.returncode == 4
+    assert "host r720: the name r720.example.invalid has no address" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -72,6 +72,8 @@ def standin_server(lab: Lab, behaviour: str) -> str:
             "programs": {"program": {"component": "standins", "file": "server.py"}},
             "argv": ["{program}", behaviour, "{port}"],
             "ready_timeout_s": 1.0,
+            # The script is of the working tree, which may lie where only root gets.
+            "user": "root",
             "parameters": {
                 "port": {
                     "default": lab.ports["http"],

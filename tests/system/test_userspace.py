@@ -44,21 +44,22 @@ STACK_BYTES = 128 << 10
 
 
 @pytest.fixture(scope="session")
-def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in for bpftime, built: a flat folder as bpftime's own."""
-    prefix = tmp_path_factory.mktemp("bpftime")
+def standin(readable_folder: Path) -> Path:
+    """The stand-in for bpftime, built: a flat folder as bpftime's own, which servers can read."""
+    prefix = readable_folder / "bpftime"
+    prefix.mkdir()
     command = ["make", "-s", "-C", str(STANDINS / "bpftime"), f"PREFIX={prefix}"]
     subprocess.run(command, check=True)
     return prefix
 
 
 @pytest.fixture
-def misbehaving(standin: Path, tmp_path: Path) -> Callable[[str], Path]:
+def misbehaving(standin: Path) -> Callable[[str], Path]:
     """A function from a word of the stand-in's sources to an installation that behaves so."""
 
     def make(word: str) -> Path:
-        prefix = tmp_path / word
-        shutil.copytree(standin, prefix)
+        prefix = Path(f"{standin}-{word}")
+        shutil.copytree(standin, prefix, dirs_exist_ok=True)
         (prefix / "behaviour").write_text(word)
         return prefix
 
@@ -309,6 +310,26 @@ def test_a_bpftime_that_is_not_there_or_not_whole(lab: Lab, standin: Path, tmp_p
     assert "bpftime is not installed" in str(judged.reason)
 
 
+def test_what_the_server_s_own_user_cannot_read(
+    lab: Lab, standin: Path, misbehaving: Callable[[str], Path], tmp_path: Path
+) -> None:
+    closed = misbehaving("closed")
+    agent = closed / "libbpftime-agent.so"
+    agent.chmod(0o750)
+    settings = standin_settings(lab, closed)
+    judged = judge(lab, *settings)
+    assert judged.status == "not available here"
+    assert f"{agent} cannot be read by the server's own user" in str(judged.reason)
+    hidden = tmp_path / "hidden"
+    shutil.copytree(lab.prefixes["servers"], hidden)
+    hidden.chmod(0o750)
+    lab.prefixes |= {"bpftime": str(standin), "servers": str(hidden)}
+    lab.write_manifest()
+    judged = judge(lab, *settings)
+    assert judged.status == "not available here"
+    assert f"cannot reach {hidden}/bin/go-server: /" in str(judged.reason)
+
+
 def test_the_daemon_is_judged_by_the_kernel(lab: Lab, standin: Path) -> None:
     judged = judge(lab, *standin_settings(lab, standin), "factors.loader=[daemon]")
     if not Path("/sys/bus/event_source/devices/kprobe/type").exists():
@@ -429,14 +450,14 @@ def build_server(source: Path, prefix: Path, *flags: str) -> Path:
 
 
 def test_the_whitelist_follows_a_server_that_was_built_anew(
-    lab: Lab, standin: Path, tmp_path: Path
+    lab: Lab, standin: Path, tmp_path: Path, readable_folder: Path
 ) -> None:
     shutil.copytree(ROOT / "servers", tmp_path / "servers")
     source = tmp_path / "servers" / "https"
     (source / "more.go").write_text('package main\n\nimport _ "archive/zip"\n')
     lists = []
     settings = standin_settings(lab, standin)
-    for prefix in (lab.prefixes["servers"], build_server(source, tmp_path / "anew")):
+    for prefix in (lab.prefixes["servers"], build_server(source, readable_folder / "anew")):
         lab.prefixes["servers"] = str(prefix)
         lab.write_manifest()
         outcome = start_by_daemon(lab, *settings, "warm_up_s=0").finish()
@@ -501,7 +522,7 @@ def test_a_run_that_was_killed_is_cleaned_up_by_the_next_one(
     load = started.child("load")
     pids = [*started.children().values(), load]
     ours = noted(lab)
-    assert [Path(path).parent for path in ours] == [Path("/dev/shm"), Path("/tmp")]
+    assert [Path(path).parent for path in ours] == [Path("/dev/shm")] * 2 + [Path("/tmp")]
     started.running.process.send_signal(signal.SIGKILL)
     started.finish_reading()
     started.running.finish()

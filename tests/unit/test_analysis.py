@@ -13,8 +13,8 @@ from scipy import stats
 from tests.handmade import blocks_of, cell, hits_of, run_of, trial
 from tests.runs import Spec, cells_of, edit_json, make_run
 from uplab import analysis, results
-from uplab.analysis import CellSummary, Group, analyse
-from uplab.estimates import ABOVE, INSIDE, Estimate
+from uplab.analysis import CellSummary, Group, analyse, paired_log_ratios
+from uplab.estimates import ABOVE, INSIDE, Estimate, overhead
 from uplab.results import Run, Trial
 
 
@@ -420,3 +420,30 @@ def test_other_cells_do_not_move_a_cells_bootstrap(tmp_path: Path) -> None:
 def summary_of(run: Run, server: str) -> Estimate | None:
     (group,) = [g for g in analyse(run).groups if g.server == server]
     return next(c.overhead_pct for c in group.cells if c.cell.mode == "kernel-uprobe")
+
+
+@pytest.mark.parametrize("loop", ["closed", "open"])
+def test_the_paired_log_ratios_are_what_the_overheads_are_made_of(
+    tmp_path: Path, loop: str
+) -> None:
+    broken = "http-kernel-uprobe-gotrace-12B"
+    invalid = {(broken, block, attempt): "died" for block in range(1, 7) for attempt in (1, 2, 3)}
+    invalid |= {("https-none-12B", 2, 1): "died"}
+    unavailable = {"tracer-only": "not on this host"}
+    run_dir = make_run(
+        tmp_path / "run", loop=loop, invalid=invalid, unavailable=unavailable, histogram_buckets=10
+    )
+    run = results.load(run_dir)
+    groups = analyse(run).groups
+    found = paired_log_ratios(run)
+    assert found.pop(broken) == []
+    cells = {c.cell.cell_id: (c, g) for g in groups for c in g.cells if c.overhead_pct is not None}
+    assert set(found) == set(cells)
+    for cell_id, ratios in found.items():
+        summary, group = cells[cell_id]
+        assert overhead(ratios, scale=group.scale) == summary.overhead_pct
+
+
+def test_without_none_there_is_nothing_to_pair() -> None:
+    run = run_of([trial(1, cell("kernel-uprobe"), 1, 500), trial(2, cell("none-again"), 1, 900)])
+    assert paired_log_ratios(run) == {}

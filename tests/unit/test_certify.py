@@ -24,7 +24,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose adapters are the examples, and a host with its own store and state."""
     project = Path(shutil.copytree(ADAPTERS, tmp_path / "project"))
 
-    def connect(_project: Path, name: str, registry: Registry) -> LocalHost:
+    def connect(
+        _project: Path, name: str, registry: Registry, _chosen: Path | None = None
+    ) -> LocalHost:
         options = tuple(f"--{part}={tmp_path / part}" for part in ("root", "runs", "state"))
         return LocalHost(name, hostzip.write(registry, tmp_path / "zips"), options)
 

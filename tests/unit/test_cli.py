@@ -128,6 +128,22 @@ def test_wrong_usage_is_one_line_and_code_2(words: list[str], expected: str) -> 
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected + "\n")
 
 
+@pytest.mark.parametrize(
+    "task", ["all", "plan", "follow", "status", "stop", "collect", "resume", "certify"]
+)
+def test_an_inventory_of_ones_own_is_asked_and_no_other(task: str, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text("uplab:\n  hosts:\n    theirs:\n      ansible_connection: local\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"host": "local"}')
+    words = {"resume": [f"{tmp_path}/run"], "certify": ["load/wrk", "--host", "local"]}
+    chosen = words.get(task, ["--host", "local"])
+    done = run_tasks(f"bench.{task}", *chosen, "--inventory", str(hosts))
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"bench.{task}: no host 'local' in group uplab of the inventory. There are theirs\n"
+    assert done.stderr == said
+
+
 def test_the_version_is_uplabs() -> None:
     from uplab import __version__
 

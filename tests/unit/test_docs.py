@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_every_field_of_a_matrix_is_in_the_reference() -> None:
         assert re.search(rf"`{entry.alias or name}[`.]", text), name
     for name in Factors.model_fields:
         assert f"`factors.{name}`" in text
+
+
+def test_every_fault_in_the_page_has_a_test_and_every_test_its_fault() -> None:
+    tested = [
+        (ast.get_docstring(found) or "").rstrip(".")
+        for module in sorted((ROOT / "tests" / "system").glob("test_*_faults.py"))
+        for found in ast.parse(module.read_text()).body
+        if isinstance(found, ast.FunctionDef) and found.name.startswith("test_")
+    ]
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "reliability.md").read_text(), re.MULTILINE)
+    assert sorted(rows[1:]) == sorted(tested)
+    assert len(tested) >= 15
 
 
 def test_links_between_documents_lead_somewhere() -> None:

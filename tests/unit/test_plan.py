@@ -149,7 +149,7 @@ def test_the_expected_duration_is_that_of_its_trials() -> None:
 
 
 def digest(wanted: Experiment, seed: int = 7, artifacts: dict[str, str] | None = None) -> str:
-    return plan.plan_sha256(wanted, list(wanted.cells), seed, artifacts or {"a/b": "c"})
+    return plan.sha256(plan.matter(wanted, list(wanted.cells), seed, artifacts or {"a/b": "c"}))
 
 
 def test_the_hash_of_the_same_plan_is_the_same() -> None:
@@ -200,7 +200,7 @@ def test_whatever_else_differs_changes_the_hash(what: str) -> None:
 def test_the_artifacts_change_the_hash(artifacts: dict[str, str]) -> None:
     wanted = experiment()
     cells = list(wanted.cells)
-    assert plan.plan_sha256(wanted, cells, 7, artifacts) != digest(wanted)
+    assert plan.sha256(plan.matter(wanted, cells, 7, artifacts)) != digest(wanted)
 
 
 def test_an_adapter_that_says_something_else_changes_the_hash() -> None:
@@ -213,6 +213,15 @@ def test_an_adapter_that_says_something_else_changes_the_hash() -> None:
 def test_cells_that_are_left_out_change_the_hash() -> None:
     wanted = experiment()
     assert made(wanted, kernel_uprobe=(NOT_AVAILABLE, "")).plan_sha256 != made(wanted).plan_sha256
+
+
+def test_trials_of_a_tuned_host_are_no_trials_of_another_one() -> None:
+    wanted = experiment()
+    tuned, _ = plan.make(wanted, "local", answer(wanted), NOW, tune=True)
+    assert tuned.tune
+    assert not made(wanted).tune
+    assert tuned.plan_sha256 != made(wanted).plan_sha256
+    assert build(Plan, asdict(tuned)) == tuned
 
 
 def test_when_and_where_it_was_made_is_not_in_the_hash() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from uplab import adapters, inventory, playbook, provision
-from uplab.errors import HostError, UsageError
+from uplab.errors import HostError
 from uplab.remote import LocalHost
 from uplab.ssh import SshHost
 
@@ -47,12 +47,6 @@ def test_this_machine_and_a_host_behind_ssh(project: Path) -> None:
 
 def test_ansible_s_own_search_for_a_python_is_debian_s(project: Path) -> None:
     assert host_for(project, "auto").python == "/usr/bin/python3"
-
-
-def test_measuring_elsewhere_is_refused(project: Path) -> None:
-    provision.require_local(host_for(project, "local"))
-    with pytest.raises(UsageError, match="host lab1 is not this machine"):
-        provision.require_local(host_for(project, "lab1"))
 
 
 def test_a_host_that_is_gone_is_told_before_ansible_runs(

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from uplab import adapters, collect, hostzip, matrix, plan, remote
+from tests.foreground import ForegroundHost, LocalRun
+from uplab import adapters, hostzip, matrix, plan, remote
 from uplab.errors import EXIT_HOST, HostError, UplabError
 from uplab.hostside.spec import Plan
 from uplab.matrix import Experiment, Matrix
-from uplab.remote import Facts, LocalHost, exit_code
+from uplab.remote import Facts, Host, LocalHost, exit_code
 
 ADAPTERS = Path(__file__).parents[1] / "data" / "adapters"
 REGISTRY = adapters.load([ADAPTERS])
@@ -52,13 +53,13 @@ def experiment(**changes: Any) -> Experiment:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> LocalHost:
+def host(tmp_path: Path) -> ForegroundHost:
     options = [f"--{name}={tmp_path / name}" for name in ("root", "runs", "state")]
-    return LocalHost("local", hostzip.write(REGISTRY, tmp_path / "zips"), tuple(options))
+    return ForegroundHost("local", hostzip.write(REGISTRY, tmp_path / "zips"), tuple(options))
 
 
-def planned(host: LocalHost, wanted: Experiment) -> Plan:
-    made, judged = plan.make(wanted, "local", host.inspect(plan.inspect_request(wanted)), NOW)
+def planned(host: Host, wanted: Experiment) -> Plan:
+    made, judged = plan.make(wanted, host.name, host.inspect(plan.inspect_request(wanted)), NOW)
     assert [entry.reason for entry in judged if entry.reason] == []
     return made
 
@@ -75,7 +76,7 @@ def leaves_nothing(tmp_path: Path) -> bool:
     return True
 
 
-def test_a_run_from_start_to_finish(host: LocalHost, tmp_path: Path) -> None:
+def test_a_run_from_start_to_finish(host: ForegroundHost, tmp_path: Path) -> None:
     made = planned(host, experiment())
     running = host.start(asdict(made))
     events = list(running.events())
@@ -86,16 +87,16 @@ def test_a_run_from_start_to_finish(host: LocalHost, tmp_path: Path) -> None:
     assert events[-1]["outcome"] == "complete"
     ends = [event for event in events if event["event"] == "trial-end"]
     assert all(event["verdict"]["valid"] for event in ends), ends
-    run_dir = collect.receive(host.export(made.run_id), tmp_path / "results", made.run_id)
+    run_dir = tmp_path / "runs" / made.run_id
     assert len(list(run_dir.glob("trials/*/trial.json"))) == 2
-    host.forget(made.run_id)
+    host.ask("forget-run", {"run_id": made.run_id})
     with pytest.raises(UplabError, match=f"no run {made.run_id}"):
-        host.export(made.run_id)
+        host.ask("describe", {"run_id": made.run_id})
     assert leaves_nothing(tmp_path)
 
 
 def test_an_interrupted_run_stops_and_keeps_what_is_finished(
-    host: LocalHost, tmp_path: Path
+    host: ForegroundHost, tmp_path: Path
 ) -> None:
     made = planned(host, experiment(blocks=500))
     running = host.start(asdict(made))
@@ -110,13 +111,13 @@ def test_an_interrupted_run_stops_and_keeps_what_is_finished(
     assert "Traceback" not in said
     assert rest[-1]["event"] == "run-end"
     assert rest[-1]["outcome"] == "interrupted"
-    run_dir = collect.receive(host.export(made.run_id), tmp_path / "results", made.run_id)
+    run_dir = tmp_path / "runs" / made.run_id
     assert len(list(run_dir.glob("trials/*/trial.json"))) >= 1
     assert json.loads((run_dir / "run.json").read_text())["outcome"] == "interrupted"
     assert leaves_nothing(tmp_path)
 
 
-def test_a_run_whose_hostside_is_killed_leaves_no_process(host: LocalHost) -> None:
+def test_a_run_whose_hostside_is_killed_leaves_no_process(host: ForegroundHost) -> None:
     made = planned(host, experiment(blocks=500))
     running = host.start(asdict(made))
     for event in running.events():
@@ -129,13 +130,13 @@ def test_a_run_whose_hostside_is_killed_leaves_no_process(host: LocalHost) -> No
     assert exit_code(code) == EXIT_HOST
     # And the next run can start, though the lock's file is there.
     again = planned(host, experiment(factors={"server": ["echo"], "mode": ["none"]}))
-    host.forget(made.run_id)
+    host.ask("forget-run", {"run_id": made.run_id})
     running = host.start(asdict(again))
     assert list(running.events())[-1]["outcome"] == "complete"
     assert running.finish()[0] == 0
 
 
-def test_a_second_run_is_refused_by_name(host: LocalHost) -> None:
+def test_a_second_run_is_refused_by_name(host: ForegroundHost) -> None:
     made = planned(host, experiment(blocks=500))
     first = host.start(asdict(made))
     events = first.events()
@@ -153,7 +154,7 @@ def test_a_second_run_is_refused_by_name(host: LocalHost) -> None:
 def test_what_is_no_event_is_passed_over() -> None:
     script = """printf 'text\\n[1]\\n{"event": "a"}\\n{"cut\\n\\377\\n{"event": "b"}'"""
     process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    running = remote.LocalRun(process)
+    running = LocalRun(process)
     assert list(running.events()) == [{"event": "a"}, {"event": "b"}]
     assert running.finish() == (0, "")
 
@@ -164,8 +165,8 @@ def test_what_is_no_event_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda host: host.export("no-such-run"), "no run no-such-run in"),
-        (lambda host: host.forget("../x"), "'../x' is not the name of a run"),
+        (lambda host: host.ask("describe", {"run_id": "no-such-run"}), "no run no-such-run in"),
+        (lambda host: host.ask("stop", {"run_id": "../x"}), "'../x' is not the name of a run"),
     ],
 )
 def test_what_hostside_refuses_is_told_with_its_exit_code(
@@ -208,12 +209,12 @@ def test_an_answer_that_is_none_is_told(tmp_path: Path, text: str) -> None:
 
 def test_a_hostside_that_ends_before_it_reads_the_plan(tmp_path: Path) -> None:
     (tmp_path / "dead.py").write_text("import sys; sys.exit('a reason')")
-    running = LocalHost("local", tmp_path / "dead.py").start({"padding": "x" * 1_000_000})
+    running = ForegroundHost("local", tmp_path / "dead.py").start({"padding": "x" * 1_000_000})
     assert list(running.events()) == []
     assert running.finish() == (1, "a reason")
 
 
-def test_a_plan_of_another_version_is_refused_by_hostside(host: LocalHost) -> None:
+def test_a_plan_of_another_version_is_refused_by_hostside(host: ForegroundHost) -> None:
     running = host.start({"schema": 99, "colour": "red"})
     assert list(running.events()) == []
     code, said = running.finish()
@@ -281,7 +282,7 @@ def test_without_root_sudo_must_do(answer: str | None, said: str) -> None:
 # --- what a host offers ---------------------------------------------------------------------------
 
 
-def test_this_machine_offers_python_and_says_who_we_are(host: LocalHost) -> None:
+def test_this_machine_offers_python_and_says_who_we_are(host: ForegroundHost) -> None:
     facts = host.facts()
     assert (facts.key, facts.user) == ("", pwd.getpwuid(os.geteuid()).pw_name)
     assert facts.python is not None
@@ -329,7 +330,7 @@ def test_a_probe_that_did_not_run_is_told(text: str) -> None:
         remote.parse_facts(text, "")
 
 
-def test_this_machine_is_asked_for_its_state(host: LocalHost) -> None:
+def test_this_machine_is_asked_for_its_state(host: ForegroundHost) -> None:
     assert host.ask("status", {})["set_up"] is False
     lines = host.ask("checkup", {"host": "local"})["lines"]
     assert {"btf", "memory", "store", "left-runs"} <= {line["check"] for line in lines}

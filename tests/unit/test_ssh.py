@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from tests import sshd
+from tests import proxy, sshd
 from uplab import adapters, hostzip, ssh
-from uplab.errors import EXIT_HOST, HostError, UplabError, UsageError
+from uplab.errors import EXIT_HOST, HostError, UplabError
 from uplab.ssh import SshHost
 from uplab.sshconfig import endpoint
 
@@ -104,19 +105,48 @@ def test_a_question_leaves_no_file_on_the_host(connect: Connect, tmp_path: Path)
 )
 def test_every_word_reaches_the_host_as_it_is(connect: Connect, odd: str) -> None:
     host = connect()
-    with ssh._connected("h1", host.endpoint) as (connection, _):
+    with host._linked() as link:
         program = "import json,sys; print(json.dumps(sys.argv[1:]))"
         argv = ["/usr/bin/python3", "-c", program, odd, ""]
-        answer = ssh._execute(connection, argv, b"")
+        answer = ssh._execute(link.connection, argv, b"")
     assert (answer.code, json.loads(answer.stdout)) == (0, [odd, ""])
 
 
+def test_a_host_that_is_held_is_connected_to_once(connect: Connect, tmp_path: Path) -> None:
+    first = connect()
+    with proxy.running((sshd.ADDRESS, first.endpoint.port)) as line:
+        known = tmp_path / "known"
+        _, _, key = first.endpoint.known_hosts[0].read_text().splitlines()[0].partition(" ")
+        known.write_text(f"[{proxy.ADDRESS}]:{line.port} {key}\n")
+        common = f"-F none -o UserKnownHostsFile={known} -o GlobalKnownHostsFile=none"
+        host = connect(ansible_port=line.port, ansible_ssh_common_args=common)
+        with host.held():
+            for _ in range(3):
+                host.ask("status", {})
+            assert line.connections == 1
+            assert [link.lives() for link in host._kept.waiting] == [True]
+            with host.held():
+                host.ask("status", {})
+            assert line.connections == 1
+            (link,) = host._kept.waiting
+            line.cut()
+            while link.lives():
+                time.sleep(0.01)
+            host.ask("status", {})
+            assert line.connections == 2
+        assert host._kept.waiting == []
+        host.ask("status", {})
+        assert line.connections == 3
+
+
 def test_a_large_question_and_a_large_answer(connect: Connect) -> None:
-    with ssh._connected("h1", connect().endpoint) as (connection, _):
+    with connect()._linked() as link:
         program = (
             "import sys; d=sys.stdin.buffer.read(); sys.stderr.write('e'*300000); print(len(d))"
         )
-        answer = ssh._execute(connection, ["/usr/bin/python3", "-c", program], b"x" * 5_000_000)
+        answer = ssh._execute(
+            link.connection, ["/usr/bin/python3", "-c", program], b"x" * 5_000_000
+        )
     assert (answer.code, answer.stdout, len(answer.stderr)) == (0, b"5000000\n", 300_000)
 
 
@@ -395,17 +425,6 @@ def test_an_answer_that_is_none_is_told(connect: Connect, tmp_path: Path, text: 
     with zipfile.ZipFile(tmp_path / "odd.pyz", "w") as archive:
         archive.writestr("__main__.py", text)
     assert "hostside answered b'" in refusal(replace(connect(), zipapp=tmp_path / "odd.pyz"))
-
-
-def test_runs_are_refused(connect: Connect) -> None:
-    host = connect()
-    for call in (
-        lambda: host.start({"run_id": "r"}),
-        lambda: host.export("r"),
-        lambda: host.forget("r"),
-    ):
-        with pytest.raises(UsageError, match="this version measures the machine it runs on"):
-            call()
 
 
 def test_a_password_is_shown_nowhere(

@@ -226,7 +226,9 @@ def _say(line: str) -> None:
     # What the task had printed belongs before its error, also where both go into one file.
     if not _stdout_has_no_reader():
         sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
+    # Much of it was said by a host: nothing of that may move the cursor.
+    clean = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in line)
+    print(clean, file=sys.stderr, flush=True)
 
 
 def _stdout_has_no_reader() -> bool:

@@ -94,16 +94,23 @@ def add(
 @command(
     ns,
     flags={
-        "action": "up, down, reset or list",
+        "action": "up, down, reset, restart or list",
         "name": "a box to act on, box1 to box254; by default box1",
         "suite": "Debian release of a box that is made, bookworm or trixie; default: bookworm",
+        "network": "shared (the machine's) or own (other boxes and the machine); default: shared",
     },
     rest="name",
 )
-def box(c: Context, action: str, name: list[str], suite: str | None = None) -> None:
+def box(
+    c: Context,
+    action: str,
+    name: list[str],
+    suite: str | None = None,
+    network: str | None = None,
+) -> None:
     """Make, reset and remove disposable hosts on this machine."""
     from uplab.box import commands
     from uplab.box.steps import Printed
 
     with Printed() as steps:
-        commands.act(PROJECT_ROOT, action, name, suite, steps)
+        commands.act(PROJECT_ROOT, action, name, commands.wish(suite, network), steps)

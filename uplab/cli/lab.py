@@ -235,6 +235,22 @@ def teardown(
     done.require_success()
 
 
+@command(ns, flags={**HOSTS_FLAGS, "json": "print JSON"})
+def restore(
+    c: Context, host: str = "local", json: bool = False, inventory: str | None = None
+) -> None:
+    """Put back settings that a tuned run could not put back."""
+    from uplab import inventory as hosts
+    from uplab import restore as restoring
+
+    chosen = chosen_inventory(inventory)
+    done = restoring.run(PROJECT_ROOT, hosts.select(PROJECT_ROOT, host, chosen), chosen)
+    print(restoring.as_json(done) if json else restoring.as_text(done))
+    code = max(each.exit_code for each in done)
+    if code:
+        raise Exit(code=code)
+
+
 @command(
     ns,
     flags={

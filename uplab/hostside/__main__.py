@@ -161,19 +161,122 @@ def _unpack_adapters(into: Path) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     plan = build(Plan, json.loads(sys.stdin.read()))
+    with _adapters_folder() as folder:
+        return _measure(arguments, plan, arguments.adapters or folder(), follow=True)
+
+
+def _run_detached(arguments: argparse.Namespace) -> int:
+    from uplab.hostside import launch
+    from uplab.hostside.control import Control
+
+    control = Control(export.run_path(arguments.runs, arguments.run_id))
+
+    def measure(plan: Plan) -> int:
+        adapters = arguments.adapters
+        if adapters is None:
+            # It goes with the run: a process that is killed removes nothing.
+            adapters = control.adapters
+            _unpack_adapters(adapters)
+        return _measure(arguments, plan, adapters, follow=False)
+
+    return launch.detached(control, arguments.unit, measure)
+
+
+def _launch(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    from uplab.hostside import launch
+
+    places = launch.Places(arguments.root, arguments.state, arguments.runs)
+    return launch.launch(places, Path(sys.argv[0]), request)
+
+
+def _restore(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Put back what a run left tuned."""
+    from uplab.hostside import restoring
+
+    return restoring.restore(arguments.runs, arguments.state)
+
+
+def _ask_runs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All runs of this host, and the one that goes on."""
+    from uplab.hostside import runs
+
+    return {"runs": runs.listed(arguments.runs), "running": runs.running(arguments.state)}
+
+
+def _describe(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    from uplab.hostside import runs
+
+    return runs.described(arguments.runs, str(request.get("run_id")))
+
+
+def _load_start(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    from uplab.hostside import launch, loadagent
+
+    places = launch.Places(arguments.root, arguments.state, arguments.runs)
+    return loadagent.start(places, Path(sys.argv[0]), request)
+
+
+def _load_look(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    from uplab.hostside import loadagent
+
+    return loadagent.look(arguments.root, request)
+
+
+def _load_stop(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    from uplab.hostside import loadagent
+
+    return loadagent.stop(arguments.state, request)
+
+
+def _load_reach(_arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    """Whether the server's ports on this host can be reached from a second machine."""
+    from uplab.hostside import reaching
+
+    return reaching.reach(request)
+
+
+def _load_agent(arguments: argparse.Namespace) -> int:
+    from uplab.hostside import launch, loadagent
+
+    places = launch.Places(arguments.root, arguments.state, arguments.runs)
+    return loadagent.serve(places, arguments.run_id, _unpack_adapters)
+
+
+def _stop(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    from uplab.hostside import runs
+
+    return runs.stop(arguments.runs, arguments.state, str(request.get("run_id")))
+
+
+def _forget(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    """Remove a run that has arrived elsewhere; one that is gone already is no error."""
+    run_id = export.check_run_id(str(request.get("run_id")))
+    if (arguments.runs / run_id).exists():
+        export.forget(arguments.runs, run_id)
+    return {"run_id": run_id}
+
+
+def _write_stream(arguments: argparse.Namespace) -> int:
+    """The commands with a long answer; JSON request on stdin."""
+    from uplab.hostside import follow, pack
+
+    request = json.loads(sys.stdin.read())
+    run, out = export.run_path(arguments.runs, str(request.get("run_id"))), sys.stdout.buffer
+    if arguments.command == "follow":
+        follow.follow(run, int(request.get("from", 0)), out)
+    elif arguments.command == "list":
+        pack.write_list(run, out)
+    else:
+        pack.write_pack(run, [str(name) for name in request.get("names", [])], out)
+    return errors.OK
+
+
+def _measure(arguments: argparse.Namespace, plan: Plan, adapters: Path, *, follow: bool) -> int:
     # Here, because the other commands are done before these modules are read.
     from uplab.hostside.run import Run
 
-    scratch = Path(tempfile.mkdtemp(prefix="uplab-adapters-"))
-    try:
-        adapters = arguments.adapters
-        if adapters is None:
-            adapters = scratch
-            _unpack_adapters(scratch)
-        out = arguments.runs / plan.run_id
-        return Run(plan, out, arguments.root, arguments.state, adapters, follow=True).run()
-    finally:
-        shutil.rmtree(scratch)
+    out = arguments.runs / plan.run_id
+    return Run(plan, out, arguments.root, arguments.state, adapters, follow=follow).run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,10 +288,16 @@ def _parser() -> argparse.ArgumentParser:
     for name in _QUESTIONS:
         commands.add_parser(name, help="JSON request on stdin, JSON answer on stdout")
     commands.add_parser("store-export", help="write finished builds as tar to stdout")
+    for name, text in _STREAMS.items():
+        commands.add_parser(name, help=f"JSON request on stdin; {text} on stdout")
     run = commands.add_parser("run", help="measure the plan on stdin; events on stdout")
-    run.add_argument("--adapters", type=Path, help="adapters' folder (default: in the zipapp)")
-    for name, text in (("export", "write a run as tar to stdout"), ("forget", "remove a run")):
-        commands.add_parser(name, help=text).add_argument("run_id")
+    detached = commands.add_parser("run-detached", help="what launch starts")
+    agent = commands.add_parser("load-agent", help="what load-start starts")
+    for started in (detached, agent):
+        started.add_argument("run_id")
+        started.add_argument("--unit", help="systemd's unit that it runs in")
+    for measuring in (run, detached):
+        measuring.add_argument("--adapters", type=Path, help="their folder (default: the zipapp's)")
     return parser
 
 
@@ -196,7 +305,18 @@ _QUESTIONS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], dict[str, A
     "inspect": _inspect,
     "checkup": _checkup,
     "status": lambda arguments, _request: status(arguments.root),
+    "restore": lambda arguments, _request: _restore(arguments),
+    "launch": _launch,
+    "runs": lambda arguments, _request: _ask_runs(arguments),
+    "describe": _describe,
+    "stop": _stop,
+    "forget-run": _forget,
+    "load-look": _load_look,
+    "load-start": _load_start,
+    "load-stop": _load_stop,
+    "load-reach": _load_reach,
 }
+_STREAMS = {"follow": "events", "list": "files and digests", "pack": "the files asked for"}
 
 
 def main() -> int:
@@ -208,14 +328,14 @@ def main() -> int:
             request = json.loads(sys.stdin.read() or "{}")
             json.dump(_QUESTIONS[arguments.command](arguments, request), sys.stdout)
             return errors.OK
+        if arguments.command in _STREAMS:
+            return _write_stream(arguments)
+        if arguments.command == "run-detached":
+            return _run_detached(arguments)
+        if arguments.command == "load-agent":
+            return _load_agent(arguments)
         if arguments.command == "store-export":
             return _store_export(arguments)
-        if arguments.command == "export":
-            export.write(arguments.runs, arguments.run_id, sys.stdout.buffer)
-            return errors.OK
-        if arguments.command == "forget":
-            export.forget(arguments.runs, arguments.run_id)
-            return errors.OK
         return _run(arguments)
     except HostError as error:
         print(error, file=sys.stderr)

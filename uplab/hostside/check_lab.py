@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from uplab.hostside import doctor, store
+from uplab.hostside import check_tuning, doctor, store
 from uplab.hostside.selftest import SelfTests
 from uplab.hostside.spec import Adapters, Cell
 from uplab.hostside.system import Line, System
@@ -74,6 +75,7 @@ def leftovers(system: System, places: Places, request: Request) -> Iterator[Line
     else:
         yield Line("run-under-way", "ok", "none", "none")
         yield _left_processes(system, places.state)
+        yield from check_tuning.left_tuned(system, places.runs, request.host)
     yield _left_runs(system, places.runs, busy or "")
     yield _left_builds(system, places.root, request.host)
 
@@ -129,7 +131,7 @@ def _left_builds(system: System, root: Path, host: str) -> Line:
     parts = sorted(path.name for path in system.path(root / "store").glob(".part-*"))
     if not parts:
         return Line("left-builds", "ok", "none", "none")
-    mend = f"invoke lab.setup --host {host}"
+    mend = f"invoke lab.setup --host {shlex.quote(host)}"
     return Line("left-builds", "warn", f"under way or cut off: {_some(parts)}", "none", mend)
 
 
@@ -144,7 +146,7 @@ def _some(names: list[str]) -> str:
 def stored(system: System, places: Places, request: Request) -> Iterator[Line]:
     """Whether the host was set up, and whether what was installed is still there."""
     wanted = "every component installed"
-    mend = f"invoke lab.setup --host {request.host}"
+    mend = f"invoke lab.setup --host {shlex.quote(request.host)}"
     try:
         installed = store.load(system.path(places.root))
     except ValueError as error:
@@ -208,7 +210,7 @@ def modes(system: System, places: Places, request: Request) -> Iterator[Line]:
 
 def _mend_mode(seen: str, request: Request) -> str:
     """Setting up mends it; what the host is not to have so far has to be named first."""
-    setup = f"invoke lab.setup --host {request.host}"
+    setup = f"invoke lab.setup --host {shlex.quote(request.host)}"
     lacking = {name for pair in _LACKING.findall(seen) for name in pair if name}
     unnamed = sorted(lacking - set(request.components))
     if unnamed:

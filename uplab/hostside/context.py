@@ -8,7 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from uplab.hostside.children import Ledger
+from uplab.hostside.cpuplan import CpuPlan
 from uplab.hostside.errors import HostError
+from uplab.hostside.far import Far
 from uplab.hostside.leftovers import Leftovers
 from uplab.hostside.loop import Loop
 from uplab.hostside.rundir import Events
@@ -18,7 +20,11 @@ from uplab.hostside.store import Store
 
 @dataclass
 class Context:
-    """What all trials of a run share: where things are, and the one loop that waits."""
+    """What all trials of a run share: where things are, and the one loop that waits.
+
+    ``kernel`` is the root below which the kernel's settings and counters are read, ``cpus`` who
+    runs where on a tuned host, ``far`` the way to a second machine that loads, where there is one.
+    """
 
     plan: Plan
     store: Store
@@ -28,6 +34,9 @@ class Context:
     adapters: Path
     leftovers: Leftovers
     modules: dict[str, ModuleType] = field(default_factory=dict)
+    kernel: Path = Path("/")
+    cpus: CpuPlan | None = None
+    far: Far | None = None
 
     def load_module(self, adapter: LoadAdapter) -> ModuleType:
         """The load's adapter.py, from the folder that travelled here; read once."""

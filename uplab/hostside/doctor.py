@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uplab.hostside import bpfload, bpftime, elf, procfs
+from uplab.hostside import bpfload, bpftime, elf, procfs, serveruser
 from uplab.hostside.spec import (
     UNTRACED_MODES,
     Adapters,
@@ -130,19 +130,28 @@ def judge(
         needs = (*mode.needs, *(["bpftime-daemon"] if cell.loader == "daemon" else []))
     reasons = [reason for ref in programs if (reason := store.missing(ref))]
     reasons += [reason for need in needs if (reason := unmet(need, store))]
-    if cell.runtime is not None and not reasons and (reason := _static(server, store)):
+    if cell.runtime is not None and not reasons and (reason := _no_agent(cell, server, store)):
         reasons.append(reason)
-    port = cell.server_parameters.get("port")
-    owners = procfs.listeners(port) if port is not None else []
-    if owners:
-        reasons.append(f"port {port} is in use by {', '.join(owners)}")
-    if port is not None and port < 1024 and (reason := need_root(store)):
-        reasons.append(f"port {port}: {reason}")
+    reasons += _start_reasons(cell, server, store)
     if tests is not None and tracer is not None and not reasons:
         reasons += [reason] if (reason := tests.refusal(tracer)) else []
     if reasons:
         return NOT_AVAILABLE, "; ".join(dict.fromkeys(reasons))
     return AVAILABLE, None
+
+
+def _start_reasons(cell: Cell, server: ServerAdapter, store: Store) -> list[str]:
+    """Why a server cannot listen, or not run as who it should."""
+    port = cell.server_parameters.get("port")
+    owners = procfs.listeners(port) if port is not None else []
+    privileged = serveruser.is_privileged(port)
+    reasons = [f"port {port} is in use by {', '.join(owners)}"] if owners else []
+    if privileged and (reason := need_root(store)):
+        reasons.append(f"port {port}: {reason}")
+    if server.user == "own" and os.geteuid() == 0:
+        refused = serveruser.refusal(privileged=privileged)
+        reasons += [] if refused is None else [f"no user of its own for the server: {refused}"]
+    return reasons
 
 
 def _unfit(cell: Cell, tracer: TracerAdapter) -> str | None:
@@ -156,10 +165,29 @@ def _unfit(cell: Cell, tracer: TracerAdapter) -> str | None:
     return None
 
 
-def _static(server: ServerAdapter, store: Store) -> str | None:
-    """Why bpftime's agent cannot come into a server: it is linked statically."""
-    for name in placeholders(server.argv[0]):
-        path = store.path(server.programs[name]) if name in server.programs else None
-        if path is not None and elf.is_static(path):
-            return f"{path} is not dynamically linked: bpftime cannot be attached to it"
+def _no_agent(cell: Cell, server: ServerAdapter, store: Store) -> str | None:
+    """Why bpftime's agent cannot come into a server, or finds nothing there.
+
+    The agent works as the server's user: it comes there as an open file, so its folders do not
+    matter, but it looks up the program by its path.
+    """
+    programs = _programs_of(server, store)
+    for program in programs:
+        if elf.is_static(program):
+            return f"{program} is not dynamically linked: bpftime cannot be attached to it"
+    if cell.runtime is None or server.user == "root":
+        return None
+    agent = bpftime.folder(cell.runtime, store) / bpftime.AGENT
+    if not serveruser.is_open(agent):
+        return f"{agent} cannot be read by the server's own user. There, run: chmod o+r {agent}"
+    for program in programs:
+        closed = serveruser.locked_out(program)
+        if closed is not None:
+            return f"bpftime's agent, as the server's own user, cannot reach {program}: {closed}"
     return None
+
+
+def _programs_of(server: ServerAdapter, store: Store) -> list[Path]:
+    """The program that a server's argv begins with."""
+    names = placeholders(server.argv[0])
+    return [store.path(server.programs[name]) for name in names if name in server.programs]

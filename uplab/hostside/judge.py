@@ -106,6 +106,11 @@ def quiet(limits: Limits, cpu: Mapping[str, Any]) -> tuple[list[Reason], list[st
         for name, limit in (("steal", limits.steal_pct), ("foreign", limits.foreign_pct))
         if cpu[f"{name}_pct"] > limit
     ]
+    return over(limits, loud)
+
+
+def over(limits: Limits, loud: list[str]) -> tuple[list[Reason], list[str]]:
+    """What was over a limit: as reasons where the matrix says ``invalid``, else as flags."""
     if limits.over == "invalid":
         return [Reason("noise", text) for text in loud], []
     return [], loud

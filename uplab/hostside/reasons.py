@@ -86,10 +86,28 @@ REASONS: dict[str, Explanation] = {
     "load-hung": Explanation(
         "the load did not end in time", "argv of the load: it must end after {duration_s}"
     ),
+    "load-lost": Explanation(
+        "the second machine that the load runs on was lost, or its agent was",
+        "the network between the two hosts; the agent is ended when nothing is heard of the run",
+    ),
+    "load-unreachable": Explanation(
+        "the second machine that the load runs on does not reach the server's port",
+        "a firewall between the two, and {address} in argv and url of the server",
+    ),
     "noise": Explanation(
         "the host was not quiet, and the matrix makes that invalid", "limits of the matrix"
     ),
+    "clock": Explanation(
+        "the host's clock was set during the trial, or the host slept; a load may go by it",
+        "what sets the clock: `times.clock_jump_s` of the trial says by how much",
+    ),
     "left-behind": Explanation(
-        "the port still answered after the server was stopped", "stop_signal of the server"
+        "after the server was stopped its port still answered, or processes of its user lived on "
+        "(they are ended)",
+        "stop_signal of the server; a server must stay in the session that it is started in",
+    ),
+    "no-user": Explanation(
+        "no user was free that the server could run as",
+        "who has the users from 60706 to 61183 on the host",
     ),
 }

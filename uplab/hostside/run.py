@@ -8,21 +8,26 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from uplab.hostside import errors, fingerprint, goprograms, hitcost, lock, store, sums
 from uplab.hostside.children import Ledger
 from uplab.hostside.context import Context
+from uplab.hostside.control import Control, boot_id
 from uplab.hostside.errors import HostError, Interrupted
+from uplab.hostside.far import Far, Lost, Way
 from uplab.hostside.leftovers import Leftovers
 from uplab.hostside.loop import Loop
 from uplab.hostside.order import block_order
 from uplab.hostside.rundir import Events, TrialDirectory, utc_now, write_json
+from uplab.hostside.settings import Settings
 from uplab.hostside.spec import Cell, FileRef, Plan
 from uplab.hostside.trial import Trial
+from uplab.hostside.tuning import Tuning
+from uplab.hostside.tuning_journal import journal_of
 
 _FREE_BYTES = 64 << 20
 _RESERVE = ".part-reserve"
@@ -50,10 +55,19 @@ class Run:
         state: hostside's directory under ``/run``.
         adapters: the folder with the adapters' files.
         follow: print the events on stdout too.
+        kernel: the root below which the kernel's settings and counters lie.
     """
 
     def __init__(
-        self, plan: Plan, out: Path, root: Path, state: Path, adapters: Path, *, follow: bool
+        self,
+        plan: Plan,
+        out: Path,
+        root: Path,
+        state: Path,
+        adapters: Path,
+        *,
+        follow: bool,
+        kernel: Path = Path("/"),
     ) -> None:
         self._plan = plan
         self._out = out
@@ -61,9 +75,12 @@ class Run:
         self._state = state
         self._adapters = adapters
         self._follow = follow
-        self._progress = _Progress(repeats_left=plan.repeat.per_run)
+        self._kernel = kernel
+        self._tuning = Tuning(Settings(kernel), journal_of(out.parent))
+        self._progress = _Progress(plan.earlier.number, repeats_left=plan.repeat.per_run)
         self._started_utc = utc_now()
         self._host: dict[str, Any] = {"before": None, "after": None}
+        self._load_from: dict[str, Any] | None = None
 
     def run(self) -> int:
         """Measure everything; out: the exit code.
@@ -79,6 +96,7 @@ class Run:
             ended = ledger.end_leftovers()
             removed = leftovers.remove_earlier()
             self._check_others()
+            restored = self._tuning.restore()
             installed = self._check_store()
             self._make_out()
             events = Events(self._out / "events.jsonl", follow=self._follow)
@@ -87,16 +105,47 @@ class Run:
                 events.emit("leftovers-ended", processes=ended)
             if removed:
                 events.emit("leftovers-removed", files=removed)
+            if restored.anything:
+                events.emit("tuning-restored", **restored.as_json())
             context = Context(
                 self._plan, installed, loop, ledger, events, self._adapters, leftovers
             )
+            context.kernel = self._kernel
+            context.far = far = self._connect(loop)
+            if far is not None:
+                stack.callback(far.close)
             return self._run(context, events)
+
+    def _connect(self, loop: Loop) -> Far | None:
+        """The way to the second machine, where the load is on one.
+
+        Raises:
+            HostError: there is none.
+        """
+        load_from = self._plan.load_from
+        if load_from is None:
+            return None
+        agent = Control(self._out).take_load_agent()
+        if agent is None:
+            raise HostError(f"nobody started an agent on load host {load_from.name}")
+        way = Way(load_from.name, load_from.address, *agent)
+        far = Far(way, loop, self._plan.run_id)
+        far.require()
+        try:
+            self._load_from = {**asdict(load_from), **far.describe()}
+        except Lost as error:
+            raise HostError(str(error)) from error
+        return far
 
     def _run(self, context: Context, events: Events) -> int:
         outcome, error, code = "running", None, errors.OK
         self._write_run(outcome, error)
         try:
-            with _tracefs(wanted=self._needs_tracefs()):
+            tuned = self._tuning.hold(self._plan.run_id, events.emit)
+            with (
+                _tracefs(wanted=self._needs_tracefs()),
+                tuned if self._plan.tune else nullcontext() as context.cpus,
+            ):
                 self._host["before"] = fingerprint.take(context.store)
                 write_json(self._out / "host.json", self._host)
                 self._progress.hit_cost = hitcost.draw(context, self._state / "hit-cost.log")
@@ -132,7 +181,7 @@ class Run:
             "run-end",
             outcome=outcome,
             error=error,
-            trials=self._progress.number,
+            trials=self._progress.number - self._plan.earlier.number,
             valid=self._progress.valid,
         )
         sums.write(self._out)
@@ -165,7 +214,8 @@ class Run:
                 f"disk full: {self._out.parent} has {free >> 20} MiB free, "
                 f"a run needs {_FREE_BYTES >> 20} MiB"
             )
-        self._out.mkdir(mode=0o700)
+        # A run that was launched finds its directory made, with nothing in it but its control.
+        self._out.mkdir(mode=0o700, exist_ok=True)
         (self._out / "trials").mkdir(mode=0o700)
         with (self._out / _RESERVE).open("wb") as reserve:
             os.posix_fallocate(reserve.fileno(), 0, _RESERVE_BYTES)
@@ -181,20 +231,30 @@ class Run:
     # ---- blocks ----------------------------------------------------------------------------
 
     def _blocks(self, context: Context, events: Events) -> None:
+        earlier = self._plan.earlier
+        done = frozenset(earlier.skip)
         for block in range(1, self._plan.blocks + 1):
-            attempt = 1
-            while not self._block(context, events, block, attempt):
-                if attempt > self._plan.repeat.per_block or not self._progress.repeats_left:
+            first = attempt = earlier.attempts.get(str(block), 1)
+            skip = done
+            while not self._block(context, events, block, attempt, skip):
+                repeats = attempt - first
+                if repeats >= self._plan.repeat.per_block or not self._progress.repeats_left:
                     break
                 self._progress.repeats_left -= 1
                 attempt += 1
+                # Again means the whole block: its trials are compared with each other.
+                skip = frozenset()
                 events.emit("block-again", block=block, attempt=attempt)
 
-    def _block(self, context: Context, events: Events, block: int, attempt: int) -> bool:
-        """Measure every cell once; out: whether all trials were valid."""
+    def _block(
+        self, context: Context, events: Events, block: int, attempt: int, skip: frozenset[str]
+    ) -> bool:
+        """Measure every cell once, but those to skip; out: whether all trials were valid."""
         cells = {cell.id: cell for cell in self._plan.cells}
         all_valid = True
         for position, cell_id in enumerate(block_order(self._plan.seed, block, cells), start=1):
+            if f"{block}/{cell_id}" in skip:
+                continue
             verdict = self._trial(context, events, cells[cell_id], (block, attempt, position))
             all_valid = all_valid and verdict["valid"]
         return all_valid
@@ -248,7 +308,10 @@ class Run:
                 "blocks": self._plan.blocks,
                 "warm_up_s": self._plan.warm_up_s,
                 "plan_sha256": self._plan.plan_sha256,
+                "boot_id": boot_id(),
                 "artifacts": self._plan.artifacts,
+                "tuning": self._tuning.record,
+                "load_from": self._load_from,
                 "hit_cost": self._progress.hit_cost,
                 "started_utc": self._started_utc,
                 "ended_utc": None if outcome == "running" else utc_now(),

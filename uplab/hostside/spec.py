@@ -98,7 +98,12 @@ class ServerAdapter:
     ``traits`` say what the server is (``go``, ``tls`` ...): tracers name the traits they need.
     ``ready_line`` is a regular expression searched in each line of its output. ``files`` lie
     beside its adapter.yml and travel to the host, where ``{adapter}`` is their folder;
-    ``{scratch}`` is an empty folder that is removed after the trial.
+    ``{scratch}`` is an empty folder that is removed after the trial. ``{address}`` is where it is
+    to listen: 127.0.0.1, or the host's address for a load on a second machine.
+
+    It runs as an unprivileged ``user`` of its ``own``, whatever the mode, or as ``root`` where it
+    cannot do without. ``lent`` names those of its ``programs`` that only root may read, as a key:
+    the server gets copies, in memory, for the trial.
     """
 
     schema: int
@@ -115,6 +120,8 @@ class ServerAdapter:
     files: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     answer: Answer = Answer()
+    user: Literal["own", "root"] = "own"
+    lent: tuple[str, ...] = ()
     ready_timeout_s: float = 10.0
     stop_signal: str = "SIGTERM"
     stop_timeout_s: float = 3.0
@@ -126,6 +133,10 @@ class ServerAdapter:
         _require(self.url.startswith(("http://", "https://")), "url", "allowed are http and https")
         _check_pattern("ready_line", self.ready_line)
         _check_files(self.files)
+        for index, name in enumerate(self.lent):
+            known = ", ".join(self.programs) or "none"
+            text = f"{name!r} is none of the programs (there are: {known})"
+            _require(name in self.programs, f"lent.{index}", text)
 
 
 @dataclass(frozen=True)
@@ -372,10 +383,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a host was not quiet, in percent of all its cores, and what follows from it."""
+    """When a host was not quiet, and what follows from it.
+
+    Stolen time and foreign load in percent of all cores, events of CPU throttling, degrees Celsius
+    of the hottest CPU sensor.
+    """
 
     steal_pct: float = 10.0
     foreign_pct: float = 10.0
+    throttle_events: int = 0
+    temperature_c: float = 90.0
     over: Literal["flag", "invalid"] = "flag"
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
@@ -383,6 +400,10 @@ class Limits:
         for name in ("steal_pct", "foreign_pct"):
             value = getattr(self, name)
             _require(0 <= value <= 100, name, f"allowed are 0 to 100 percent, found {value!r}")
+        events, degrees = self.throttle_events, self.temperature_c
+        _require(events >= 0, "throttle_events", f"allowed is 0 or more, found {events!r}")
+        text = f"allowed are 0 to 150 degrees Celsius, found {degrees!r}"
+        _require(0 <= degrees <= 150, "temperature_c", text)
 
 
 @dataclass(frozen=True)
@@ -409,11 +430,41 @@ class Adapters:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What of a run was measured before it is taken up again.
+
+    ``number`` is the highest number of a trial, ``skip`` holds ``BLOCK/CELL_ID`` of what need not
+    be measured again, ``attempts`` the attempt with which a block (its number as text) goes on.
+    """
+
+    number: int = 0
+    skip: tuple[str, ...] = ()
+    attempts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadFrom:
+    """A second machine that the load runs on.
+
+    ``name`` is its host's, ``address`` where its agent listens, ``server_address`` the address of
+    the measured host that the server listens on; ``artifacts`` are the load's programs there with
+    their digests.
+    """
+
+    name: str
+    address: str
+    server_address: str
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that the host needs to know: what to run, how to judge it, where it came from.
 
     ``cells`` are the ones to measure; ``header`` is carried into ``run.json`` as it is.
     ``artifacts`` maps ``component/file``, or a path, to the sha256 that the plan was made for.
+    ``tune`` sets the host's settings for the time of the run (see ``tuning.py``). ``earlier`` is of
+    a run that is taken up again. ``load_from`` is of a run whose load is on a second machine.
     """
 
     schema: int
@@ -428,6 +479,9 @@ class Plan:
     adapters: Adapters
     artifacts: dict[str, str]
     header: dict[str, Any] = field(default_factory=dict)
+    tune: bool = False
+    earlier: Earlier = Earlier()
+    load_from: LoadFrom | None = None
 
 
 def _require(condition: bool, place: str, text: str) -> None:

@@ -16,6 +16,7 @@ def files(run_dir: Path) -> Iterator[str]:
     """The files that are vouched for, by their path inside the run directory."""
     for folder, folders, names in os.walk(run_dir):
         inside = os.path.relpath(folder, run_dir)
+        before = "" if inside == "." else f"{inside}/"
         folders[:] = [
             name
             for name in folders
@@ -23,7 +24,7 @@ def files(run_dir: Path) -> Iterator[str]:
         ]
         for name in names:
             if name != NAME and not name.startswith(".part-"):
-                yield str(Path(inside, name))
+                yield f"{before}{name}"
 
 
 def write(run_dir: Path) -> None:

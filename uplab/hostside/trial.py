@@ -6,7 +6,9 @@ condition, with a limit; whatever happens, what was started is stopped.
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import shutil
 import socket
 import time
@@ -20,17 +22,24 @@ from uplab.hostside import (
     answer,
     attest,
     bpftime,
+    cpuplan,
     histogram,
     judge,
+    loading,
+    noise,
     procfs,
+    series,
+    serveruser,
     tracing,
     usage,
     witness,
 )
 from uplab.hostside.children import Child
+from uplab.hostside.clock import Clock
 from uplab.hostside.context import Context
 from uplab.hostside.errors import TrialError
 from uplab.hostside.judge import Reason
+from uplab.hostside.loading import Load
 from uplab.hostside.rundir import PART_PREFIX, utc_now
 from uplab.hostside.spec import UNTRACED_MODES, Cell, LoadAdapter, ServerAdapter, TracerAdapter
 from uplab.hostside.templates import Scalar, fill, fill_argv
@@ -41,6 +50,7 @@ _LOAD_STOP_S = 0.5
 _HURRIED_STOP_S = 1.5
 _FENCE_TIMEOUT_S = 3.0
 _DEATH_S = 0.2
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass
@@ -54,11 +64,13 @@ class Trial:
     reasons: list[Reason] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    loan: serveruser.Loan | None = None
     server: Child | None = None
     tracer: Child | None = None
-    load: Child | None = None
+    load: Load | None = None
     witness: Witness | None = None
     runtime: bpftime.Runtime | None = None
+    watch: noise.Watch = field(default_factory=noise.Watch)
 
     @property
     def name(self) -> str:
@@ -92,12 +104,19 @@ class Trial:
     @property
     def server_values(self) -> dict[str, Scalar]:
         """What the server's templates may name."""
-        adapter = self.server_adapter
+        adapter, loan = self.server_adapter, self.loan
         folders = {
-            "adapter": str(self.context.adapters / "servers" / adapter.name),
-            "scratch": str(self._scratch("server")),
+            "adapter": str(loan.adapter if loan else self._server_files),
+            "scratch": str(loan.scratch if loan else self._scratch("server")),
         }
-        return self.values(adapter.programs) | self.cell.server_parameters | folders
+        load_from = self.context.plan.load_from
+        folders["address"] = load_from.server_address if load_from else LOOPBACK
+        lent = loan.lent if loan else {}
+        return self.values(adapter.programs) | lent | self.cell.server_parameters | folders
+
+    @property
+    def _server_files(self) -> Path:
+        return self.context.adapters / "servers" / self.server_adapter.name
 
     @property
     def url(self) -> str:
@@ -115,6 +134,8 @@ class Trial:
         """
         self.record["started_utc"] = utc_now()
         self.record["started_monotonic_ns"] = began_ns = time.monotonic_ns()
+        clock = Clock()
+        self.watch = noise.Watch(self.context.kernel).begin()
         try:
             self._measure()
         except TrialError as error:
@@ -125,10 +146,27 @@ class Trial:
             # full disk, comes before what has to be stopped.
             self._stop()
             self._note_step("stop", began_stop_s)
+            self._note_noise(self.watch)
+            self._note_clock(clock)
         self._check_logs()
         with self._step("fence"):
             self._fence_after()
         self.record["wall_s"] = (time.monotonic_ns() - began_ns) / 1e9
+
+    def _note_noise(self, watch: noise.Watch) -> None:
+        """What happened on the host from the first step to the last."""
+        self.record["noise"] = watch.end()
+        watch.close()
+        reasons, flags = noise.judge(self.context.plan.limits, self.record["noise"])
+        self.reasons += reasons
+        self.flags += flags
+
+    def _note_clock(self, clock: Clock) -> None:
+        """A load that times itself by a clock that was set has measured something else."""
+        self.record["clock_jump_s"] = jump_s = clock.jump_s()
+        if jump_s is not None:
+            text = f"the host's clock jumped by {jump_s:+.1f} s during the trial"
+            self.reasons.append(Reason("clock", text))
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -142,17 +180,34 @@ class Trial:
     def _note_step(self, name: str, began_s: float) -> None:
         self.steps.append({"step": name, "duration_s": round(time.monotonic() - began_s, 6)})
 
+    @contextmanager
+    def _on_cpus_of(self, role: str) -> Iterator[None]:
+        """While open, what is started gets the CPUs of a role, where the host is tuned.
+
+        All else runs on the load's, where hostside is.
+        """
+        with cpuplan.on(self.context.cpus, role) as cpus:
+            self.record.setdefault("cpus", {})[role] = cpuplan.cpu_list(cpus)
+            yield
+
     def _measure(self) -> None:
         """From the first fence to the last check."""
+        if self.context.far is not None:
+            with self._step("load-host"):
+                self.context.far.require()
         with self._step("fence"):
             self._fence_before()
-        with self._step("start"):
+        with self._step("start"), self._on_cpus_of("server"):
             self.runtime = self._make_runtime()
             self._start_server()
         with self._step("ready"):
             self._wait_ready()
+        if self.context.far is not None:
+            with self._step("reach"):
+                port = self.cell.server_parameters.get("port")
+                self.record["load_from"] = loading.way_to(self.context.far, port)
         if self.tracer_adapter is not None:
-            with self._step("attach"):
+            with self._step("attach"), self._on_cpus_of("tracer"):
                 self.witness = self._start_tracer(self.tracer_adapter)
             with self._step("attached"):
                 self.record["attached"] = self.witness.attached()
@@ -181,9 +236,15 @@ class Trial:
     def _fence_before(self) -> None:
         """Nobody may listen where the server will."""
         port = self.cell.server_parameters.get("port")
-        if port is not None and _answers_on(port):
+        if port is not None and self._answers_on(port):
             owner = ", ".join(procfs.listeners(port)) or "another process"
             raise TrialError("port-in-use", f"port {port} is in use by {owner}")
+
+    def _answers_on(self, port: int) -> bool:
+        """Whether something accepts connections where the server does, or will."""
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            return probe.connect_ex((str(self.server_values["address"]), port)) == 0
 
     def _make_runtime(self) -> bpftime.Runtime | None:
         """What traces in userspace, where the cell does."""
@@ -194,8 +255,8 @@ class Trial:
 
     def _start_server(self) -> None:
         adapter = self.server_adapter
+        restrict = self._lend_to_server()
         values = self.server_values
-        self._scratch("server").mkdir()
         self.server = Child(
             self.context.loop,
             self.context.ledger,
@@ -203,7 +264,24 @@ class Trial:
             fill_argv(adapter.argv, values, {}),
             self.directory / "server.log",
             {name: fill(text, values) for name, text in adapter.env.items()} | self._runtime_env,
+            restrict,
+            self.loan.user.uid if self.loan else None,
         )
+
+    def _lend_to_server(self) -> list[str]:
+        """Give the server its folder, and a user of its own; out: what makes it that user's."""
+        if self.server_adapter.user == "root" or os.geteuid() != 0:
+            self._scratch("server").mkdir()
+            return []
+        context = self.context
+        self.loan = serveruser.lend(
+            serveruser.draw(),
+            self.server_adapter,
+            context.store,
+            self._server_files,
+            context.leftovers,
+        )
+        return self.loan.user.options(self.cell.server_parameters.get("port"))
 
     def _wait_ready(self) -> None:
         """Its own line, then a right answer."""
@@ -220,6 +298,14 @@ class Trial:
                 "server-not-ready", f"server was not ready within {adapter.ready_timeout_s:g} s"
             )
         self._answers["before"] = self._check_answer("before")
+        self._note_user(server)
+
+    def _note_user(self, server: Child) -> None:
+        """Who the server really runs as, beside what its adapter asks for."""
+        asked = self.server_adapter.user
+        seen = serveruser.seen(procfs.descendants(server.pid))
+        self.record["server_user"] = {"asked": asked, "seen": seen}
+        self.flags += serveruser.flags(asked, seen)
 
     def _check_answer(self, when: str) -> dict[str, Any]:
         server = _must(self.server)
@@ -264,7 +350,8 @@ class Trial:
     def _attach_runtime(self, traced: Witness) -> None:
         if self.runtime is not None:
             server, tracer = _must(self.server), _must(self.tracer)
-            self.runtime.attach(server, tracer, traced.expected)
+            user = self.loan.user if self.loan else None
+            self.runtime.attach(server, tracer, traced.expected, user)
 
     def _attest(self, when: str) -> None:
         server = _must(self.server)
@@ -294,12 +381,15 @@ class Trial:
         server_pids = procfs.descendants(server.pid)
         tracer_pids = procfs.descendants(self.tracer.pid) if self.tracer else []
         first = usage.snapshot([*server_pids, *tracer_pids])
-        self._drive_load("measure", self._duration_s())
+        seconds = series.Series(self._living)
+        with series.sampled(self.context.loop, (seconds.take, self.watch.sample)):
+            self._drive_load("measure", self._duration_s())
         last = usage.snapshot([*server_pids, *tracer_pids])
         load = self._collect_load("measure")
         self.record["load"] = {k: v for k, v in load.items() if k != "histogram"}
         requests = load["requests"]
         self.record["cpu"] = usage.usage(first, last, server_pids, tracer_pids, requests)
+        self.record["cpu"]["series"] = seconds.as_json()
         if self.witness is not None:
             warm_up = (self.record.get("warm_up") or {}).get("requests")
             asked = {"warm-up": warm_up, "measure": requests}
@@ -309,9 +399,26 @@ class Trial:
         encoded = histogram.encode(shape["values_us"], shape["counts"])
         (self.directory / "load.hist").write_bytes(encoded)
         self.reasons += judge.load(load["problems"])
-        reasons, self.flags = judge.quiet(self.context.plan.limits, self.record["cpu"])
+        reasons, flags = judge.quiet(self.context.plan.limits, self.record["cpu"])
         self.reasons += reasons
+        self.flags += flags
+        self._note_load_host()
         self.flags += judge.short_of_rate(self.load_adapter, self.cell, load["requests_per_s"])
+
+    def _note_load_host(self) -> None:
+        """What the second machine did meanwhile, under the limits that hold for this one."""
+        if isinstance(self.load, loading.Remote) and self.load.cpu is not None:
+            self.record["load_from"]["cpu"] = self.load.cpu
+            name = self.load.machine
+            reasons, flags = judge.quiet(self.context.plan.limits, self.load.cpu)
+            self.reasons += [replace(each, text=f"{name}: {each.text}") for each in reasons]
+            self.flags += [f"{name}: {flag}" for flag in flags]
+
+    def _living(self) -> list[int]:
+        """The processes of ours that run now."""
+        children = (self.server, self.tracer)
+        own = [child.pid for child in children if child and child.returncode is None]
+        return own + (self.load.pids if self.load is not None else [])
 
     def _duration_s(self) -> int:
         return self.cell.load_parameters["duration_s"]
@@ -324,43 +431,34 @@ class Trial:
         adapter = self.load_adapter
         scratch = self._scratch(step)
         scratch.mkdir()
-        values = self.values(adapter.programs)
-        values |= self.cell.load_parameters
-        values |= {"duration_s": duration_s, "url": self.url, "scratch": str(scratch)}
-        values |= {"adapter": str(self.context.adapters / "loads" / adapter.name)}
-        self.load = Child(
-            self.context.loop,
-            self.context.ledger,
-            "load",
-            fill_argv(adapter.argv, values, {}),
-            self.directory / "load.txt" if step == "measure" else scratch / "load.txt",
-            {name: fill(text, values) for name, text in adapter.env.items()},
-        )
+        log = self.directory / "load.txt" if step == "measure" else scratch / "load.txt"
+        parameters, body_bytes = self.cell.load_parameters, self.cell.body_bytes
+        order = loading.Order(adapter, parameters, body_bytes, duration_s, self.url)
+        self.load = loading.start(self.context, order, scratch, log)
         daemon = self.runtime.daemon if self.runtime is not None else None
         load, watched = self.load, [c for c in (self.server, self.tracer, daemon) if c]
         self.context.loop.until(
-            lambda: load.ended or any(child.returncode is not None for child in watched),
+            lambda: load.ended() or any(child.returncode is not None for child in watched),
             duration_s + adapter.overrun_s,
             _SAMPLE_S,
         )
         for child in watched:
             self._require_alive(child)
-        if not load.ended:
-            load.stop(adapter.stop_signal, 1.0)
+        load.check()
+        if not load.ended():
+            load.stop(1.0)
             limit_s = duration_s + adapter.overrun_s
             raise TrialError("load-hung", f"the load did not end within {limit_s:g} s")
 
     def _collect_load(self, step: str) -> dict[str, Any]:
         """What the load that has ended reported, by its adapter."""
-        adapter, load = self.load_adapter, _must(self.load)
-        scratch = self._scratch(step)
-        result: dict[str, Any] = self.context.load_module(adapter).collect(
-            scratch,
-            _must_int(load.returncode),
-            load.text["out"].decode(errors="replace"),
-            load.text["err"].decode(errors="replace"),
+        if self.load is None:
+            raise AssertionError("the step before starts it")
+        scratch, said = self._scratch(step), self.load.said()
+        result: dict[str, Any] = self.context.load_module(self.load_adapter).collect(
+            scratch, said.returncode, said.out, said.err
         )
-        load.stop(adapter.stop_signal, 1.0)
+        self.load.stop(1.0)
         shutil.rmtree(scratch)
         return result
 
@@ -378,7 +476,7 @@ class Trial:
         most_s = _HURRIED_STOP_S if self.context.loop.interrupted else float("inf")
         with self.context.loop.shielded():
             if self.load is not None:
-                self.load.stop(self.load_adapter.stop_signal, _LOAD_STOP_S)
+                self.load.stop(_LOAD_STOP_S)
             if self.runtime is not None:
                 self.runtime.before_stop([c for c in (self.server, self.tracer) if c])
             if self.tracer is not None and self.tracer_adapter is not None:
@@ -391,17 +489,27 @@ class Trial:
                 server_adapter = self.server_adapter
                 timeout_s = min(server_adapter.stop_timeout_s, most_s)
                 self.server.stop(server_adapter.stop_signal, timeout_s)
+            self._end_stragglers()
             if self.runtime is not None:
                 self.runtime.stop(most_s)
                 self.record["runtime"] = self.runtime.record
             self._clear_scratch()
+            self.context.leftovers.remove()
+
+    def _end_stragglers(self) -> None:
+        """End what the server started outside of its session: its user is nobody else's."""
+        if self.loan is not None and self.server is not None:
+            user, since_ticks = self.loan.user, self.server.start_ticks
+            text = serveruser.end_stragglers(self.context.loop, user, since_ticks)
+            if text is not None:
+                self.reasons.append(Reason("left-behind", text))
 
     def _check_logs(self) -> None:
         """A log that could not be written is no trial's fault: the host cannot go on."""
         daemon = self.runtime.daemon if self.runtime is not None else None
-        for child in (self.server, self.tracer, self.load, daemon):
-            if child is not None and child.log_error is not None:
-                raise child.log_error
+        for part in (self.server, self.tracer, self.load, daemon):
+            if part is not None and part.log_error is not None:
+                raise part.log_error
 
     def _clear_scratch(self) -> None:
         """Keep the text of a load that failed, and nothing else of its working files."""
@@ -425,10 +533,20 @@ class Trial:
         ):
             return
         with self.context.loop.shielded():
-            free = self.context.loop.until(lambda: not _answers_on(port), _FENCE_TIMEOUT_S, 0.02)
+            free = self.context.loop.until(
+                lambda: not self._answers_on(port), _FENCE_TIMEOUT_S, 0.02
+            )
         if not free:
             text = f"port {port} still answers after the server was stopped"
             self.reasons.append(Reason("left-behind", text))
+
+    def _tuning(self) -> dict[str, Any] | None:
+        """Which CPUs each part got, and how many open files; None where the run does not tune."""
+        if not self.context.plan.tune:
+            return None
+        with self._on_cpus_of("load"):
+            cpus = self.record["cpus"]
+        return {"cpus": cpus, "file_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
 
     def as_json(self, number: int, block: int, attempt: int, position: int) -> dict[str, Any]:
         """The trial's record (schema in the reference)."""
@@ -453,14 +571,19 @@ class Trial:
                 "started_monotonic_ns": record["started_monotonic_ns"],
                 "wall_s": record["wall_s"],
                 "load_elapsed_s": elapsed_s,
+                "clock_jump_s": record["clock_jump_s"],
                 "steps": self.steps,
             },
             "load": record.get("load"),
+            "load_from": record.get("load_from"),
             "warm_up": record.get("warm_up"),
             "cpu": record.get("cpu"),
+            "noise": record.get("noise"),
+            "tuning": self._tuning(),
             "hits": record.get("hits"),
             "tracer": {"attached": record.get("attached"), "end": record.get("end")},
             "runtime": record.get("runtime"),
+            "server_user": record.get("server_user"),
             "attestation": attestation,
             "answer": record.get("answer"),
             "verdict": {
@@ -471,20 +594,7 @@ class Trial:
         }
 
 
-def _answers_on(port: int) -> bool:
-    """Whether something accepts connections on this port of the loopback."""
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def _must(child: Child | None) -> Child:
     if child is None:
         raise AssertionError("the step before starts it")
     return child
-
-
-def _must_int(code: int | None) -> int:
-    if code is None:
-        raise AssertionError("the program has ended")
-    return code

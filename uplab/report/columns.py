@@ -10,7 +10,7 @@ from uplab.report import sentences, text
 from uplab.report.latency import PERCENTILES
 from uplab.report.model import Report
 from uplab.report.table import Table
-from uplab.results import PlannedCell, Trial
+from uplab.results import PlannedCell, Sequential, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,13 @@ _LEGEND = (
     ("p90 longer", "the same of the slowest tenth of the requests"),
     ("p99 longer", "the same of the slowest hundredth of the requests"),
     (
+        "known to",
+        (
+            "half the width of the interval of the overhead, in percentage points, and whether it "
+            "was narrow enough when blocks were no longer added"
+        ),
+    ),
+    (
         "evidence",
         (
             "proven: the server's bytes at every probe site and the hits agree with the mode; "
@@ -177,7 +184,15 @@ def main(group: Group) -> Table:
 def detail(group: Group) -> Table:
     """Per mode: verdict, bootstrap, extra CPU, and the latency under an open loop."""
     rows = [cell for cell in group.cells if cell.overhead_pct is not None]
-    return _table(_DETAIL[group.loop], rows).without_empty_columns()
+    table = _table(_DETAIL[group.loop], rows).without_empty_columns()
+    if group.sequential is None:
+        return table
+    return table.beside(_table((_known_to(group.sequential),), rows))
+
+
+def _known_to(sequential: Sequential) -> _Column:
+    heading = f"known to {sequential.half_width_pp:g} pp (sequential)"
+    return _Column(heading, lambda cell: text.known_to(cell, sequential), figure=False)
 
 
 def latency(group: Group, report: Report) -> Table:

@@ -118,7 +118,8 @@ def _latency(report: Report) -> Iterator[str]:
         table = columns.latency(group, report)
         if table.rows:
             yield f"### {text.markdown(sentences.heading(group, report))}"
-            yield text.markdown(sentences.latency_note(group), 2000)
+            note = sentences.latency_note(group, report.run.load_host)
+            yield text.markdown(note, 2000)
             yield _table(table)
     yield sentences.LATENCY_SOURCE
 

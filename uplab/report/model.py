@@ -8,10 +8,11 @@ from typing import Any
 
 from uplab.analysis import Analysis, CellSummary, Group, analyse
 from uplab.report.latency import Latency, pooled
-from uplab.results import PlannedCell, Run, Trial
+from uplab.results import PlannedCell, Run, Sequential, Trial
 
 # What a host's fingerprint always differs in from one moment to the next.
 _ALWAYS_CHANGES = ("load_average", "uptime_s")
+_CELLS_NAMED = 5
 _NAMED_SETTINGS = ("governor", "scaling_driver", "turbo_off", "boost", "smt_active", "lockdown")
 
 
@@ -76,10 +77,29 @@ def _notices(run: Run, latency: Mapping[str, Latency]) -> Iterator[str]:
         yield f"The run ended with an error: {run.error}"
     if run.touched:
         yield f"A tracer may have altered other programs too: {', '.join(run.touched[:20])}."
+    if run.sequential is not None:
+        yield from _sequential(run, run.sequential)
     yield from _disturbances(run)
     for problems in (cell.problems for cell in latency.values()):
         for problem in problems:
             yield f"A latency histogram is left out: {problem}."
+
+
+def _sequential(run: Run, sequential: Sequential) -> Iterator[str]:
+    width = f"{sequential.half_width_pp:g} pp"
+    yield (
+        f"Sequential intervals: blocks were added to know every overhead to {width}, so a "
+        "95 % interval holds its truth a little less often than that."
+    )
+    missed = sequential.not_reached
+    if missed:
+        more = f" and {len(missed) - _CELLS_NAMED} more" if len(missed) > _CELLS_NAMED else ""
+        yield f"Not known to {width}: {', '.join(missed[:_CELLS_NAMED])}{more}."
+    if sequential.stopped is None:
+        yield (
+            f"The last look at the figures is missing. Run: invoke bench.resume {run.run_id} "
+            f"--until-ci {sequential.half_width_pp:g}pp"
+        )
 
 
 def _disturbances(run: Run) -> Iterator[str]:

@@ -11,7 +11,7 @@ from uplab.hostside.judge import LEAST_RATE
 from uplab.report import text
 from uplab.report.model import Report, flat
 from uplab.report.words import WORDS, Words
-from uplab.results import Run
+from uplab.results import LoadHost, Run, ServerUser
 
 CONSERVATION = (
     "What was counted per completed request: the median and the range over the trials that count, "
@@ -73,7 +73,7 @@ def sentence(cell: CellSummary, server: str, group: Group) -> str:
         return f"{name} was not measured on {server}, {cell.status}{reason}".rstrip(".") + "."
     if estimate is None:
         return f"{name} on {server}: no estimate, {_why_no_estimate(cell)}."
-    basis = _basis(estimate)
+    basis = _basis(estimate, group)
     if cell.verdict == INSIDE:
         return (
             f"{name} on {server}: no difference that this run can tell from its noise, "
@@ -120,7 +120,7 @@ def noise_floor(group: Group) -> str:
     estimate, words = control.overhead_pct, WORDS[group.loop]
     return (
         f"Noise floor: {floor(group)}. The same untraced server, measured a second time in each "
-        f"block, {words.was} {_change(estimate.value, words)} ({_basis(estimate)}); "
+        f"block, {words.was} {_change(estimate.value, words)} ({_basis(estimate, group)}); "
         "the larger bound is the floor, and a difference inside it is not called one."
     )
 
@@ -135,16 +135,19 @@ def floor(group: Group) -> str:
     )
 
 
-def latency_note(group: Group) -> str:
+def latency_note(group: Group, load_host: LoadHost | None = None) -> str:
     """What a reader must know beside every latency."""
+    where = "on the same host as the server"
+    if load_host is not None:
+        where = f"on a second machine, {load_host.name}, whose way to the server is in each latency"
     if group.is_open:
         return (
-            f"{group.load} is an open loop on the same host as the server: it asks at "
+            f"{group.load} is an open loop {where}: it asks at "
             f"{_rate(group)}, whether answers came or not, so latencies of all modes that keep up "
             "with it are comparable with each other."
         )
     return (
-        f"{group.load} is a closed loop on the same host as the server: it waits for each answer "
+        f"{group.load} is a closed loop {where}: it waits for each answer "
         "before it asks again, so a slower server is asked less, and latencies of modes with "
         "different req/s are not comparable with each other."
     )
@@ -207,19 +210,61 @@ def method(report: Report) -> Iterator[tuple[str, str]]:
         "the attempt that has the fewest invalid trials"
     )
     yield "Order", order
+    if run.sequential is not None:
+        yield "Number of blocks", text.looks(run.sequential)
     groups = report.analysis.groups
     for load in sorted({f"{g.load} ({g.loop} loop): {parameters(g)}" for g in groups}):
         yield "Load", load
+    if run.load_host is not None:
+        yield "Load from", load_from(run.load_host)
     warm_up_s = run.matrix.get("warm_up_s")
     if warm_up_s is not None:
         yield "Warm-up", f"{warm_up_s} s before each measurement, not counted"
     yield from report.machine
+    users = servers_users(run)
+    if users:
+        yield "Servers ran as", users
     if report.changed_on_host:
         yield "Changed during the run", "; ".join(report.changed_on_host)
     pins = ", ".join(f"{name} {value}" for name, value in sorted(flat(run.pins).items()))
     if pins:
         yield "Pins", pins
     yield "Plan", f"sha256 {run.plan_sha256}"
+
+
+def load_from(far: LoadHost) -> str:
+    """Which second machine the load came from, and what was between it and the server."""
+    rtt = f"{text.decimal(far.rtt_median_us)} us in the median, at least "
+    rtt += f"{text.decimal(far.rtt_min_us)} us"
+    offset = "not known"
+    if far.clock_offset_s is not None and far.clock_uncertainty_s is not None:
+        offset = f"{far.clock_offset_s * 1e6:+.1f} us (+/- {far.clock_uncertainty_s * 1e6:.1f} us)"
+    links = {"the server's host": far.host_mbit_s, "the load's": far.load_host_mbit_s}
+    speeds = ", ".join(
+        f"{whose} {'not known to its kernel' if speed is None else f'{speed:,} Mbit/s'}"
+        for whose, speed in links.items()
+    )
+    return (
+        f"The load came from a second machine, {far.name}, to {far.server_address}; it took no CPU "
+        f"of the server's host. Before the first trial: round trip of a message {rtt}; its clock "
+        f"ahead of the host's by {offset}. Speed of the link: {speeds}"
+    )
+
+
+def servers_users(run: Run) -> str:
+    """Who each server really ran as, by the kernel; empty where no trial recorded it."""
+    said: dict[str, set[str]] = {}
+    for trial in run.trials:
+        if trial.server_user is not None and trial.server_user.processes:
+            said.setdefault(trial.cell.server, set()).add(_user(trial.server_user))
+    return "; ".join(f"{server}: {' or '.join(sorted(said[server]))}" for server in sorted(said))
+
+
+def _user(user: ServerUser) -> str:
+    if user.as_root:
+        return "root, as its adapter asks" if user.asked == "root" else "root, unasked"
+    rights = ", ".join(user.capabilities)
+    return f"an unprivileged user, {f'with {rights}' if rights else 'without any capability'}"
 
 
 def _place(group: Group) -> tuple[str, int]:
@@ -232,10 +277,11 @@ def _change(value_pct: float, words: Words) -> str:
     return f"{text.percent(abs(value_pct))} {words.up if value_pct > 0 else words.down}"
 
 
-def _basis(estimate: Estimate) -> str:
+def _basis(estimate: Estimate, group: Group) -> str:
     if estimate.interval is None:
         return f"n = {estimate.n}, too few for an interval"
-    return f"95 % interval {text.bounds(estimate.interval)}, n = {estimate.n}"
+    kind = "sequential 95 % interval" if group.sequential else "95 % interval"
+    return f"{kind} {text.bounds(estimate.interval)}, n = {estimate.n}"
 
 
 def _why_no_estimate(cell: CellSummary) -> str:

@@ -88,7 +88,8 @@ def _figures(group: Group, report: Report, console: Console) -> Iterator[Rendera
     latency = columns.latency(group, report)
     if latency.rows:
         yield _line("")
-        yield _line(f"Latency. {sentences.latency_note(group)}")
+        note = sentences.latency_note(group, report.run.load_host)
+        yield _line(f"Latency. {note}")
         yield from _fitted(latency, console)
     yield from _probes(group, console)
 

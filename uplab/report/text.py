@@ -10,7 +10,7 @@ from typing import Any
 from uplab.analysis import GRADES, CellSummary, asked_per_s
 from uplab.estimates import Estimate, Interval, Spread
 from uplab.hostside.spec import HitsRule, RuntimeOptions
-from uplab.results import Cell
+from uplab.results import Cell, Sequential
 
 MISSING = "-"
 MAX_TEXT = 400
@@ -199,3 +199,34 @@ def declared(rule: HitsRule | None) -> str:
     ends = {f"{rule.minimum:g}": None, f"{rule.maximum:g}": None}
     extra = f", +{rule.per_connection:g}/connection" if rule.per_connection else ""
     return " to ".join(ends) + extra
+
+
+def looks(sequential: Sequential) -> str:
+    """How the number of blocks came about: the figures were looked at, and when."""
+    at = [str(blocks) for blocks in sequential.looks[-_LOOKS_NAMED:]]
+    earlier = "..., " if len(sequential.looks) > len(at) else ""
+    looked = f"looked at {earlier}{', '.join(at)} blocks" if at else "not looked at yet"
+    stopped = f"; stopped: {sequential.stopped}" if sequential.stopped else ""
+    return (
+        "sequential: blocks were added to know every overhead to "
+        f"{sequential.half_width_pp:g} percentage points (half of its 95 % interval); "
+        f"{looked}{stopped}"
+    )
+
+
+_LOOKS_NAMED = 20
+
+
+def known_to(summary: CellSummary, sequential: Sequential) -> str:
+    """`2.3 pp, not reached`: half the width of a cell's interval, and whether that was enough."""
+    estimate = summary.overhead_pct
+    interval = estimate.interval if estimate else None
+    half = MISSING if interval is None else f"{(interval.high - interval.low) / 2:.2g} pp"
+    return f"{half}, {state(summary.cell.cell_id, sequential)}"
+
+
+def state(cell_id: str, sequential: Sequential) -> str:
+    """Whether a cell's overhead was known well enough at the last look."""
+    if cell_id in sequential.reached:
+        return "reached"
+    return "not reached" if cell_id in sequential.not_reached else "not looked at"

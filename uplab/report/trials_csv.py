@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from uplab.analysis import Analysis, asked_per_s, hits_per_request
+from uplab.analysis import BASELINE, Analysis, asked_per_s, hits_per_request
 from uplab.report import columns, text
 from uplab.results import Run, Trial
 
@@ -57,15 +57,29 @@ _FIELDS: dict[str, Callable[[Trial], Any]] = {
 def render(run: Run, analysis: Analysis) -> str:
     """The CSV (RFC 4180 but with plain newlines), `counted` saying which trials count.
 
+    `sequential` is of runs to which blocks were added until overheads were known: to how many
+    percentage points, and whether the cell's was.
+
     A figure that is missing is an empty field.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_FIELDS, "counted"])
+    writer.writerow([*_FIELDS, "counted", "sequential"])
     for trial in run.trials:
         shown = [_field(read(trial)) for read in _FIELDS.values()]
-        writer.writerow([*shown, _yes(trial.name in analysis.counted)])
+        counted = _yes(trial.name in analysis.counted)
+        writer.writerow([*shown, counted, _field(_stopping(trial, run))])
     return out.getvalue()
+
+
+def _stopping(trial: Trial, run: Run) -> str | None:
+    """Whether the cell's overhead was known well enough; None where nobody looked meanwhile."""
+    if run.sequential is None:
+        return None
+    width = f"{run.sequential.half_width_pp:g} pp"
+    if trial.cell.mode == BASELINE:
+        return width
+    return f"{width}, {text.state(trial.cell.cell_id, run.sequential)}"
 
 
 def _sites(trial: Trial, place: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def from_host(
     if not provision.is_current(project, name, chosen):
         raise GateError(
             f"host {name} is not up to date with this checkout, so its builds are not those that "
-            f"it would make now. Run: invoke lab.setup --host {name}"
+            f"it would make now. Run: invoke lab.setup --host {shlex.quote(name)}"
         )
     host = provision.connect(project, name, adapters.load([project]), chosen)
     checkout = checkout_sha256(project)
@@ -70,7 +71,7 @@ def from_host(
     except Refused as error:
         raise HostError(
             f"host {name}: what it sends is not taken: {error}; nothing was changed. "
-            f"Run: invoke lab.status --host {name}"
+            f"Run: invoke lab.status --host {shlex.quote(name)}"
         ) from error
 
 

@@ -85,7 +85,8 @@ def leftovers(system: System) -> dict[str, Line]:
 def test_a_machine_without_leftovers(tmp_path: Path) -> None:
     found = leftovers(machine(tmp_path))
     assert {line.state for line in found.values()} == {"ok"}
-    assert sorted(found) == ["left-builds", "left-processes", "left-runs", "run-under-way"]
+    names = ["left-builds", "left-processes", "left-runs", "left-tuned", "run-under-way"]
+    assert sorted(found) == names
 
 
 def ledger(*entries: object) -> dict[str, str | None]:

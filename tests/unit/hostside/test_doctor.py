@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from uplab.hostside import doctor
+from uplab.hostside import doctor, serveruser
 from uplab.hostside.doctor import AVAILABLE, NOT_APPLICABLE, NOT_AVAILABLE, judge, unmet
 from uplab.hostside.spec import (
     Adapters,
@@ -184,8 +184,10 @@ BPFTIME = ("bpftime", "bpftime_daemon", "libbpftime-agent.so", "libbpftime-sysca
 
 
 @pytest.fixture
-def prefix(tmp_path: Path) -> Path:
+def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with files by the names of bpftime's programs."""
+    # pytest's folders keep everybody out.
+    monkeypatch.setattr(serveruser, "locked_out", lambda _path: None)
     folder = tmp_path / "prefix"
     folder.mkdir()
     for name in BPFTIME:
@@ -253,6 +255,24 @@ def test_no_agent_comes_into_a_static_server(store: Store, prefix: Path, tmp_pat
     assert judge(in_userspace(prefix), adapters(dynamic, IN_USERSPACE), store)[0] == AVAILABLE
 
 
+def test_the_agent_works_as_the_server_s_user(
+    store: Store, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, agent = Path(sys.executable), prefix / "libbpftime-agent.so"
+    server = replace(SERVER, programs={"p": FileRef(path=str(program))})
+    asking = replace(server, user="root")
+    cell = in_userspace(prefix)
+    monkeypatch.setattr(serveruser, "locked_out", {program: Path("/root")}.get)
+    text = f"bpftime's agent, as the server's own user, cannot reach {program}: /root"
+    assert judge(cell, adapters(server, IN_USERSPACE), store) == (NOT_AVAILABLE, text)
+    assert judge(cell, adapters(asking, IN_USERSPACE), store)[0] == AVAILABLE
+    agent.chmod(0o640)
+    status, reason = judge(cell, adapters(server, IN_USERSPACE), store)
+    assert status == NOT_AVAILABLE
+    assert str(reason).startswith(f"{agent} cannot be read by the server's own user. There, run: ")
+    assert judge(cell, adapters(asking, IN_USERSPACE), store)[0] == AVAILABLE
+
+
 def static_program(folder: Path) -> Path:
     source = folder / "static.c"
     source.write_text("int main(void) { return 0; }")
@@ -288,3 +308,25 @@ def test_a_tracer_is_not_started_where_something_else_is_missing(store: Store) -
     tests: Any = Refusing()
     judge(CELL, adapters(), store, tests)
     assert tests.asked == []
+
+
+def test_a_server_that_gets_no_user_of_its_own_is_not_started(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refusal(*, privileged: bool = False) -> str:
+        asked.append(privileged)
+        return "setpriv: refused"
+
+    monkeypatch.setattr(serveruser, "refusal", refusal)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    reason = "no user of its own for the server: setpriv: refused"
+    assert judge(UNTRACED, adapters(), store) == (NOT_AVAILABLE, reason)
+    low = replace(UNTRACED, server_parameters={"port": 1})
+    monkeypatch.setattr(serveruser, "is_privileged", lambda port: port == 1)
+    assert judge(low, adapters(), store) == (NOT_AVAILABLE, reason)
+    assert asked == [False, True]
+    assert judge(UNTRACED, adapters(replace(SERVER, user="root")), store) == (AVAILABLE, None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert judge(UNTRACED, adapters(), store) == (AVAILABLE, None)

@@ -11,6 +11,7 @@ from uplab.hostside.spec import (
     ModeSpec,
     Parameter,
     Placing,
+    ServerAdapter,
     Site,
     TracerAdapter,
 )
@@ -84,3 +85,14 @@ def test_an_open_loop_has_a_rate() -> None:
         replace(closed, loop="open")
     rated = replace(closed, loop="open", parameters={**parameters, "rate_per_s": RATE})
     assert rated.loop == "open"
+
+
+def test_what_is_lent_is_one_of_the_programs() -> None:
+    programs = {"program": FileRef(path="/p"), "key": FileRef(path="/k")}
+    server = ServerAdapter(
+        1, "server", "s", "", ("{program}",), "http://127.0.0.1/", "ready", programs=programs
+    )
+    assert replace(server, lent=("key",)).lent == ("key",)
+    known = r"'other' is none of the programs \(there are: program, key\)$"
+    with pytest.raises(ValueError, match=rf"^lent\.1: {known}"):
+        replace(server, lent=("key", "other"))

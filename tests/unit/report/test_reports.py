@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -592,3 +593,78 @@ def test_a_terminal_that_lacks_a_character_gets_another(tmp_path: Path) -> None:
     )
     assert "gr??er" in done.stdout
     assert "#####" in done.stdout
+
+
+# ------------------------------------------------------------------------------- sequential runs
+
+SEQUENTIAL = {
+    "half_width_pp": 1.5,
+    "looks": [3, 6],
+    "reached": ["https-kernel-uprobe-gotrace-12B"],
+    "not_reached": ["https-none-again-12B"],
+    "stopped": "--max-blocks 6",
+}
+
+
+@pytest.fixture(scope="module")
+def sequential_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = make_run(
+        tmp_path_factory.mktemp("sequential") / "run",
+        servers=("https",),
+        modes=("none", "none-again", "kernel-uprobe", "tracer-only"),
+        histogram_buckets=10,
+    )
+    edit_json(run_dir / "run.json", sequential=SEQUENTIAL)
+    return run_dir
+
+
+@pytest.mark.parametrize("form", ["markdown", "terminal"])
+def test_an_interval_that_came_by_looking_is_called_sequential(
+    sequential_dir: Path, form: str
+) -> None:
+    report = report_of(sequential_dir)
+    shown = markdown.render(report) if form == "markdown" else in_terminal(report, 400)
+    shown = shown.replace("\\", "")
+    for content in (
+        "Sequential intervals: blocks were added to know every overhead to 1.5 pp",
+        "Not known to 1.5 pp: https-none-again-12B.",
+        "of its throughput (sequential 95 % interval ",
+        "known to 1.5 pp (sequential)",
+        " pp, reached",
+        " pp, not reached",
+        " pp, not looked at",
+        "looked at 3, 6 blocks; stopped: --max-blocks 6",
+        "half the width of the interval of the overhead, in percentage points",
+    ):
+        assert content in shown, content
+    assert "(95 % interval" not in shown
+    assert "The last look" not in shown
+
+
+def test_the_csv_names_for_each_trial_whether_its_overhead_was_known(sequential_dir: Path) -> None:
+    report = report_of(sequential_dir)
+    rows = csv.DictReader(io.StringIO(trials_csv.render(report.run, report.analysis)))
+    found = {row["mode"]: row["sequential"] for row in rows}
+    assert found == {
+        "none": "1.5 pp",
+        "none-again": "1.5 pp, not reached",
+        "kernel-uprobe": "1.5 pp, reached",
+        "tracer-only": "1.5 pp, not looked at",
+    }
+
+
+def test_a_run_that_broke_before_its_last_look_says_how_to_go_on(
+    sequential_dir: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(sequential_dir, run_dir)
+    label = {**SEQUENTIAL, "looks": [], "reached": [], "not_reached": [], "stopped": None}
+    edit_json(run_dir / "run.json", sequential=label)
+    shown = " ".join(in_terminal(report_of(run_dir), 400).split())
+    run_id = "20261122T131751Z-local-seed"
+    assert f"Run: invoke bench.resume {run_id} --until-ci 1.5pp" in shown
+    assert "not looked at yet" in shown
+
+
+def test_a_run_with_a_fixed_number_of_blocks_is_not_called_sequential(rendered: str) -> None:
+    assert "sequential" not in rendered.lower()
