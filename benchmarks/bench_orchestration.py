@@ -12,15 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from uplab import collect, matrix, plan, provision
+from uplab import arrival, detached, matrix, plan, provision
 from uplab.hostside.spec import Cell, Plan
 from uplab.hostside.store import Store
 from uplab.hostside.templates import fill, fill_argv
+from uplab.plain import plain
 from uplab.remote import Host
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,14 +33,11 @@ PUBLISHED_ROUNDS = 3
 
 def measured(made: Plan, host: Host, scratch: Path) -> list[dict[str, Any]]:
     """Run the plan; out: the records of its trials."""
-    running = host.start(asdict(made))
-    for _event in running.events():
-        continue
-    code, said = running.finish()
-    if code != 0:
-        raise SystemExit(f"orchestration: {said}")
-    run_dir = collect.receive(host.export(made.run_id), scratch, made.run_id)
-    host.forget(made.run_id)
+    running = detached.start(host, plain(made), print)
+    end = running.follow(lambda _event: None)
+    if end.code != 0:
+        raise SystemExit(f"orchestration: {end.said}")
+    run_dir = arrival.bring(host, made.run_id, scratch, print)
     return [json.loads(path.read_text()) for path in run_dir.glob("trials/*/trial.json")]
 
 
@@ -49,6 +46,7 @@ def published(made: Plan, cell: Cell, store: Store) -> float:
     server, load = made.adapters.servers[cell.server], made.adapters.loads[cell.load]
     values = {name: str(store.path(ref)) for name, ref in server.programs.items()}
     numbers = {**cell.server_parameters, "body_bytes": cell.body_bytes}
+    values["address"] = "127.0.0.1"
     began_s = time.monotonic()
     argv = fill_argv(server.argv, {**values, **numbers}, {})
     running = [subprocess.Popen(argv, stdout=subprocess.DEVNULL)]

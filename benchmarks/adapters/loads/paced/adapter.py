@@ -1,0 +1,76 @@
+"""The load `paced`: as a program it sends requests, as a module it says what came of them."""
+
+import http.client
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PERCENTILES = ("p50", "p75", "p90", "p99", "p99_9", "p99_99")
+
+
+def send(url: str, duration_s: float, rate_per_s: float) -> list[int]:
+    """Latencies in microseconds, one for each request; raises OSError where one fails."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    latencies_us: list[int] = []
+    next_s = time.monotonic()
+    end_s = next_s + duration_s
+    while next_s < end_s:
+        time.sleep(max(0.0, next_s - time.monotonic()))
+        began_ns = time.monotonic_ns()
+        connection.request("GET", parts.path)
+        connection.getresponse().read()
+        latencies_us.append((time.monotonic_ns() - began_ns) // 1000)
+        next_s += 1 / rate_per_s
+    connection.close()
+    return latencies_us
+
+
+def collect(scratch: Path, exit_code: int, stdout: str, stderr: str) -> dict[str, Any]:
+    """What hostside keeps of one run; never raises for what the run did."""
+    said = (stderr or stdout)[-200:]
+    problems = [] if exit_code == 0 else [f"paced ended with exit code {exit_code}: {said}"]
+    try:
+        seen = json.loads((scratch / "paced.json").read_text())
+    except (OSError, ValueError):
+        seen = {"elapsed_s": None, "latencies_us": []}
+        problems.append("paced left no figures")
+    latencies_us = sorted(seen["latencies_us"])
+    figures: dict[str, float | None] = dict.fromkeys(("min", "avg", "stdev", "max", *PERCENTILES))
+    if latencies_us:
+        average = sum(latencies_us) / len(latencies_us)
+        figures |= {"min": latencies_us[0], "max": latencies_us[-1], "avg": average, "stdev": 0.0}
+        for name in PERCENTILES:
+            share = float(name[1:].replace("_", ".")) / 100
+            figures[name] = latencies_us[min(int(share * len(latencies_us)), len(latencies_us) - 1)]
+    requests, elapsed_s = len(latencies_us), seen["elapsed_s"]
+    values = sorted(set(latencies_us))
+    return {
+        "requests": requests,
+        "elapsed_s": elapsed_s,
+        "requests_per_s": requests / elapsed_s if elapsed_s else None,
+        "read_bytes": None,
+        "transfer_bytes_per_s": None,
+        "latency_us": figures,
+        "socket_errors": dict.fromkeys(("connect", "read", "write", "timeout"), 0),
+        "non_2xx_responses": 0,
+        "histogram_count": requests,
+        "problems": problems,
+        "histogram": {"values_us": values, "counts": [latencies_us.count(v) for v in values]},
+    }
+
+
+def main() -> None:
+    """Send the requests and leave the figures in the scratch folder."""
+    url, duration_s, rate_per_s, scratch = sys.argv[1:]
+    began_s = time.monotonic()
+    latencies_us = send(url, float(duration_s), float(rate_per_s))
+    seen = {"elapsed_s": time.monotonic() - began_s, "latencies_us": latencies_us}
+    (Path(scratch) / "paced.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
