@@ -73,7 +73,11 @@ def launch(places: Places, program: Path, request: dict[str, Any]) -> dict[str, 
         _prepare(control, program, request)
         unit = unit_named(f"uplab-{plan.run_id}.service")
         argv = [sys.executable, "-I", str(control.program), *places.options]
-        started = start_detached(argv, ["run-detached", plan.run_id], unit, control.output)
+        try:
+            started = start_detached(argv, ["run-detached", plan.run_id], unit, control.output)
+        except HostError:
+            _forget(control)
+            raise
     process = _wait_until_it_runs(control, started)
     return {
         "run_id": plan.run_id,
@@ -152,7 +156,12 @@ def start_detached(argv: list[str], words: list[str], unit: str | None, output: 
 def _start_unit(
     argv: list[str], command: list[str], unit: str, environment: dict[str, str], output: Path
 ) -> bool:
-    """Whether systemd started it; it does not in a container that has only a part of it."""
+    """Whether systemd started it; it does not in a container that has only a part of it.
+
+    Raises:
+        HostError: there is a systemd, and it could not: outside of it, what it forbids its units
+            would not hold.
+    """
     systemd = ["systemd-run", "--quiet", "--collect", "--service-type=exec", f"--unit={unit}"]
     systemd += [f"--property={name}={value}" for name, value in _PROPERTIES.items()]
     systemd += [f"--property=Standard{stream}=append:{output}" for stream in ("Output", "Error")]
@@ -161,7 +170,20 @@ def _start_unit(
     program, *words = argv
     words = [word.replace("$", "$$") for word in words]
     whole = [*systemd, "--", program, *words, *command, "--unit", unit]
-    return subprocess.run(whole, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return True
+    if _has_manager():
+        said = (done.stderr + output.read_text(errors="replace")).strip().splitlines()
+        why = f" ({said[-1]})" if said else ""
+        raise HostError(f"systemd does not start {unit}{why}. There, run: journalctl --unit {unit}")
+    return False
+
+
+def _has_manager() -> bool:
+    """Whether a systemd answers that could have started a unit."""
+    show = ["systemctl", "show", "--property=Version"]
+    return subprocess.run(show, capture_output=True, check=False).returncode == 0
 
 
 def _wait_until_it_runs(control: Control, started: Started | None) -> Process:

@@ -135,7 +135,11 @@ def start(places: launch.Places, program: Path, request: dict[str, Any]) -> dict
         write_json(folder / "task.json", asdict(task))
         unit = launch.unit_named(f"uplab-{_FOLDER}{task.run_id}.service")
         argv = [sys.executable, "-I", str(copy), *places.options]
-        launch.start_detached(argv, ["load-agent", task.run_id], unit, folder / "output.txt")
+        try:
+            launch.start_detached(argv, ["load-agent", task.run_id], unit, folder / "output.txt")
+        except HostError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         ready = _wait_until_ready(folder)
     return {"port": ready["port"], "token": ready["token"], "pid": ready["process"]["pid"]}
 
