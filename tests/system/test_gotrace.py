@@ -251,6 +251,24 @@ def test_an_unread_stdout_does_not_stop_the_tracing(
     assert end["events"]["lost"] == 0
 
 
+def test_events_that_nobody_reads_leave_room_for_the_end(
+    start_server: StartServer, start_tracer: StartTracer
+) -> None:
+    server = start_server("http")
+    tracer = start_tracer(server.pid, "--print-events", "1000000")
+    tracer.read()
+    # Some events of 200 bytes for each request: more than gotrace keeps for a reader, and than a
+    # pipe does.
+    requests = 0
+    while requests < 8_000:
+        requests += run_wrk(server.url)
+    tracer.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: BREAKPOINT not in first_bytes(server))
+    end, code, errors = tracer.finish()
+    assert (code, errors) == (0, "")
+    assert end["events"]["received"] == end["events"]["emitted"]
+
+
 def test_nobody_ever_reads_and_it_still_ends(
     start_server: StartServer, gotrace_binaries: Path
 ) -> None:

@@ -28,8 +28,8 @@ static const char userspace_failed_reason[] = "userspace part failed";
 enum {
 	/* Events below the kernel's wakeup threshold wait at most this long. */
 	DRAIN_INTERVAL_MS = 100,
-	/* How long the end line waits for a reader. */
-	FINISH_TIMEOUT_MS = 50,
+	/* How long the end line waits for a reader that takes nothing. */
+	FINISH_TIMEOUT_MS = 1000,
 };
 
 /* All that belongs to one run. Static: several hundred sites with their links are no load for a

@@ -10,20 +10,26 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Beyond this, a new line is dropped whole. */
-enum { WAITING_LIMIT = 1 << 20 };
+/* A line that does not fit is dropped whole. Lines that nobody reads leave room for those that matter
+ * more: events for counters, both for the end, of which there is one. */
+enum {
+	WAITING_LIMIT = 1 << 20,
+	COUNTERS_LIMIT = WAITING_LIMIT - (1 << 17),
+	EVENTS_LIMIT = COUNTERS_LIMIT - (1 << 17),
+};
 
 static char waiting[WAITING_LIMIT];
 static size_t waiting_bytes;
-/* Where the line being written starts, and whether it still fits. */
+/* Where the line being written starts, where it must end, and whether it still fits. */
 static size_t line_start;
+static size_t line_limit;
 static bool line_fits;
 
 static void append(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 static void append(const char *format, ...)
 {
-	size_t room = WAITING_LIMIT - waiting_bytes;
+	size_t room = line_limit > waiting_bytes ? line_limit - waiting_bytes : 0;
 	va_list arguments;
 	int length;
 
@@ -36,9 +42,10 @@ static void append(const char *format, ...)
 		waiting_bytes += (size_t)length;
 }
 
-static void start_line(const char *event)
+static void start_line(const char *event, size_t limit)
 {
 	line_start = waiting_bytes;
+	line_limit = limit;
 	line_fits = true;
 	append("{\"event\":\"%s\"", event);
 }
@@ -120,7 +127,7 @@ void output_attached(const struct options *options, const struct target *target,
 		     const struct sites *sites, const struct attachment *attachment,
 		     const struct userspace *userspace)
 {
-	start_line("attached");
+	start_line("attached", WAITING_LIMIT);
 	append(",\"tracer\":\"gotrace\",\"version\":\"" GOTRACE_VERSION "\",\"pid\":%d,\"exe\":",
 	       target->pid);
 	append_path(target->exe);
@@ -148,7 +155,7 @@ static void append_counts(const struct sites *sites, const struct counts *counts
 
 void output_counters(const struct sites *sites, const struct counts *counts)
 {
-	start_line("counters");
+	start_line("counters", COUNTERS_LIMIT);
 	append_counts(sites, counts);
 	end_line();
 }
@@ -156,7 +163,7 @@ void output_counters(const struct sites *sites, const struct counts *counts)
 void output_end(const struct sites *sites, const struct counts *counts, const char *reason,
 		double detach_ms)
 {
-	start_line("end");
+	start_line("end", WAITING_LIMIT);
 	append(",\"reason\":\"%s\",\"detach_ms\":%.1f", reason, detach_ms);
 	append_counts(sites, counts);
 	end_line();
@@ -166,7 +173,7 @@ void output_event(const struct event *event)
 {
 	static const char *const sources[] = {"tls_write", "tls_read", "syscall"};
 
-	start_line("event");
+	start_line("event", EVENTS_LIMIT);
 	append(",\"source\":\"%s\"", sources[event->source]);
 	if (event->source == EVENT_SYSCALL)
 		append(",\"syscall\":%u", event->syscall);
