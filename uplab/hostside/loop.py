@@ -101,9 +101,12 @@ class Loop:
         self._check()
         most_s = min(timeout_s, _POLL_S) if self._polled else timeout_s
         for key, _ in self._selector.select(max(most_s, 0.0)):
-            key.data()
+            # One that was called before may have waited in here itself, and had this one forgotten.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
         for callback in list(self._polled):
-            callback()
+            if callback in self._polled:
+                callback()
         self._check()
 
     def _check(self) -> None:

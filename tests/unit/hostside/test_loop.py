@@ -1,5 +1,6 @@
 """uplab/hostside/loop.py: waiting for everything at once, with real signals and descriptors."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -30,6 +31,42 @@ def test_what_becomes_readable_is_called() -> None:
         assert got == [b"first"]
     os.close(reader)
     os.close(writer)
+
+
+def test_what_was_forgotten_meanwhile_is_not_called() -> None:
+    """Both are ready; whichever is called first has the other one forgotten, and its place taken."""
+    pipes = [os.pipe(), os.pipe()]
+    called: list[int] = []
+    with Loop() as loop:
+
+        def take(number: int) -> None:
+            called.append(number)
+            other = pipes[1 - number][0]
+            loop.remove(other)
+            loop.add(other, lambda: None)
+
+        for number, (reader, writer) in enumerate(pipes):
+            os.write(writer, b"x")
+            loop.add(reader, functools.partial(take, number))
+        loop.pump(5)
+        assert len(called) == 1
+    for descriptor in (*pipes[0], *pipes[1]):
+        os.close(descriptor)
+
+
+def test_what_is_polled_no_more_is_not_called() -> None:
+    called: list[int] = []
+    with Loop() as loop:
+
+        def take(number: int) -> None:
+            called.append(number)
+            loop.no_poll(callbacks[1 - number])
+
+        callbacks = [functools.partial(take, number) for number in range(2)]
+        for callback in callbacks:
+            loop.poll(callback)
+        loop.pump(0)
+        assert called == [0]
 
 
 def test_what_is_polled_is_called_every_few_milliseconds() -> None:
