@@ -41,11 +41,12 @@ def processes(groups: Iterable[str]) -> set[int]:
     """The PIDs of all processes in some groups and below them."""
     found: set[int] = set()
     for group in groups:
-        for path in [Path(group), *Path(group).rglob("*/")]:
+        # Groups come and go while a box runs: os.walk passes over one that is gone.
+        for folder, _, _ in os.walk(group):
             try:
-                found.update(int(pid) for pid in (path / "cgroup.procs").read_text().split())
+                found.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
             except OSError as error:
-                # Groups come and go while a box runs; a group of threads lists no processes.
+                # One went since, or is a group of threads, which lists no processes.
                 if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
                     raise
     return found

@@ -1,5 +1,8 @@
 """uplab/box/cgroups.py: where a box's groups belong, on every kind of machine."""
 
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,25 @@ def test_processes_of_groups_below_count(tmp_path: Path) -> None:
     (tmp_path / "payload" / "cgroup.procs").write_text("")
     (inner / "cgroup.procs").write_text("2\n3\n")
     assert cgroups.processes([str(tmp_path), str(tmp_path / "gone")]) == {1, 2, 3}
+
+
+def test_groups_that_come_and_go_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    ends = threading.Event()
+    (tmp_path / "cgroup.procs").write_text("1\n")
+
+    def come_and_go() -> None:
+        while not ends.is_set():
+            (tmp_path / "a" / "b").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "a")
+
+    with ThreadPoolExecutor(1) as others:
+        going = others.submit(come_and_go)
+        try:
+            seen = [cgroups.processes([str(tmp_path)]) for _ in range(2_000)]
+        finally:
+            ends.set()
+        going.result()
+    assert all(found == {1} for found in seen)
 
 
 def test_groups_are_removed_from_below_and_twice_is_no_error(tmp_path: Path) -> None:
