@@ -176,7 +176,8 @@ def below(pid: int) -> Iterator[int]:
 
 def at_once(boxes: Sequence[Box], folder: Path) -> dict[str, Any]:
     """Several boxes in one `bench.all`, and each alone, by turns."""
-    words = ("--only", "mode=none", "--set", "load.duration_s=5", "--set", "blocks=6")
+    settings = ("load.duration_s=5", "load.requests=100", "blocks=6")
+    words = ("--only", "mode=none", *(f"--set={setting}" for setting in settings))
     names = [box.name for box in boxes]
     ratios = []
     for _ in range(max(1, ROUNDS // 2)):

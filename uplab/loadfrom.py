@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from uplab.errors import HostError, UplabError, UsageError
 from uplab.hostside.doctor import AVAILABLE, NOT_AVAILABLE
 from uplab.hostside.spec import LoadFrom
 from uplab.hostside.templates import placeholders
-from uplab.remote import Facts, Host
+from uplab.remote import Facts, Host, Query, Take
 
 #: The variables of the inventory that say where a host is in the network that load goes through.
 ADDRESS = "uplab_address"
@@ -198,7 +198,7 @@ class PairedHost:
 
     # ---- a run ---------------------------------------------------------------------------
 
-    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+    def ask(self, command: str, request: Query, *, become: bool = True) -> dict[str, Any]:
         """Ask the host; a run is launched there with its agent on the second machine."""
         if command == "forget-run":
             # It is here: nothing of it is left anywhere else.
@@ -221,12 +221,7 @@ class PairedHost:
             raise
 
     def receive(
-        self,
-        command: str,
-        request: dict[str, Any],
-        take: Callable[[bytes], None],
-        *,
-        silence_s: float | None = None,
+        self, command: str, request: Query, take: Take, *, silence_s: float | None = None
     ) -> None:
         """Of the measured host, which has all of the run."""
         self.near.receive(command, request, take, silence_s=silence_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uplab import checksums
 from uplab.errors import HostError
-from uplab.hostside.rundir import PART_PREFIX
+from uplab.hostside.rundir import PART_PREFIX, sync_path
 from uplab.results import Sequential
 
 _RECORD = "run.json"
@@ -52,7 +52,7 @@ def finish(run_dir: Path) -> None:
     digest = hashlib.sha256((run_dir / _RECORD).read_bytes()).hexdigest()
     if f"{digest}  {_RECORD}" in listed:
         (run_dir / _NEW_SUMS).replace(run_dir / checksums.SUMS_FILE)
-        _sync(run_dir)
+        sync_path(run_dir)
     else:
         # The power went before the first of the two renames: the run is as it was.
         (run_dir / _NEW_SUMS).unlink()
@@ -67,11 +67,3 @@ def _aside(path: Path, text: str) -> None:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,11 @@ _INSPECT_TIMEOUT_S = 300.0
 _READ_BYTES = 1 << 18
 _OLDEST_PYTHON = (3, 11)
 
+#: What a command of hostside is asked for; JSON on its standard input.
+Query = dict[str, Any]
+#: Is called with each part of what a command writes; what it raises ends the command.
+Take = Callable[[bytes], None]
+
 #: What a host must have before hostside can work there. In: its Python, as $1.
 PROBE = """
 echo uplab-probe
@@ -132,16 +137,11 @@ class Host(Protocol):
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         """Ask hostside what is installed and what can run."""
 
-    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+    def ask(self, command: str, request: Query, *, become: bool = True) -> dict[str, Any]:
         """Run a command of hostside that answers in JSON; without ``become`` not as root."""
 
     def receive(
-        self,
-        command: str,
-        request: dict[str, Any],
-        take: Callable[[bytes], None],
-        *,
-        silence_s: float | None = None,
+        self, command: str, request: Query, take: Take, *, silence_s: float | None = None
     ) -> None:
         """Run a command of hostside, as root, and give away what it writes as it comes.
 
@@ -192,7 +192,7 @@ class LocalHost:
         """
         return self.ask("inspect", request)
 
-    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+    def ask(self, command: str, request: Query, *, become: bool = True) -> dict[str, Any]:
         """Run a command of hostside that answers in JSON.
 
         Raises:
@@ -209,12 +209,7 @@ class LocalHost:
         return answer
 
     def receive(
-        self,
-        command: str,
-        request: dict[str, Any],
-        take: Callable[[bytes], None],
-        *,
-        silence_s: float | None = None,
+        self, command: str, request: Query, take: Take, *, silence_s: float | None = None
     ) -> None:
         """Run a command of hostside whose answer is long.
 
@@ -250,7 +245,7 @@ class LocalHost:
 def _exchange(
     process: subprocess.Popen[bytes],
     stdin: bytes,
-    take: Callable[[bytes], None],
+    take: Take,
     silence_s: float | None,
 ) -> None:
     """Give a command its input, and away what it writes; TimeoutError where it is silent."""

@@ -13,7 +13,7 @@ import shlex
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from fabric import Config, Connection
 
 from uplab.errors import HostError, UplabError
 from uplab.inventory import flags
-from uplab.remote import PROBE, Facts, exit_code, parse_facts, reason_against
+from uplab.remote import PROBE, Facts, Query, Take, exit_code, parse_facts, reason_against
 from uplab.sshconfig import Endpoint, HostKey, known_keys
 
 #: Whether a tracer starts on a host is found out by starting it, which takes some a minute or two.
@@ -187,7 +187,7 @@ class SshHost:
         """
         return self.ask("inspect", request)
 
-    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+    def ask(self, command: str, request: Query, *, become: bool = True) -> dict[str, Any]:
         """Run a command of hostside that answers in JSON.
 
         Args:
@@ -204,12 +204,7 @@ class SshHost:
         return self._decoded(command, answer)
 
     def receive(
-        self,
-        command: str,
-        request: dict[str, Any],
-        take: Callable[[bytes], None],
-        *,
-        silence_s: float | None = None,
+        self, command: str, request: Query, take: Take, *, silence_s: float | None = None
     ) -> None:
         """Run a command of hostside, as root, whose answer is long.
 
@@ -311,7 +306,7 @@ class SshHost:
 class _Output:
     """Who takes what a command writes as it comes, and how long it may be silent."""
 
-    take: Callable[[bytes], None]
+    take: Take
     silence_s: float | None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.system import tasks
 from tests.system.lab import ROOT, free_port, probe_files
 from tests.tarball import packed
 from uplab import box, checksums
@@ -122,39 +122,22 @@ class Away:
         box.mend(self.box)
 
     def argv(self, task: str, *words: str) -> list[str]:
-        return [sys.executable, str(ROOT / "tasks.py"), task, "--host", self.box.name, *words]
+        """The command of a task on it."""
+        return tasks.argv(task, "--host", self.box.name, *words)
 
     def invoke(self, task: str, *words: str, code: int = 0) -> str:
         """What a task prints; the test fails on another exit code."""
-        done = subprocess.run(
-            self.argv(task, *words),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
+        own = ["--host", self.box.name]
+        return tasks.ended(task, *own, *words, timeout_s=LIMIT_S, code=code).stdout
 
     def invoke_bare(self, task: str, *words: str) -> str:
         """What a task prints that names its host by itself."""
-        argv = [sys.executable, str(ROOT / "tasks.py"), task, *words]
-        return _done(argv).decode()
+        return tasks.ended(task, *words, timeout_s=LIMIT_S).stdout
 
     def refused(self, task: str, *words: str, code: int, host: str | None = None) -> str:
         """What a task says on stderr that ends with an exit code."""
-        argv = [sys.executable, str(ROOT / "tasks.py"), task, "--host", host or self.box.name]
-        done = subprocess.run(
-            [*argv, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stderr
+        own = ["--host", host or self.box.name]
+        return tasks.ended(task, *own, *words, timeout_s=LIMIT_S, code=code).stderr
 
     def all(self, *words: str, only: str = ONLY) -> list[str]:
         """The words of bench.all: one server, with and without uprobes, short."""

@@ -11,7 +11,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -199,17 +198,7 @@ class Struck:
             return self.away.invoke(task, *words)
         if task != "bench.resume":
             return self.away.invoke(task, *words, "--results", self.away.results)
-        argv = [sys.executable, str(ROOT / "tasks.py"), task, *words]
-        done = subprocess.run(
-            [*argv, "--results", self.away.results],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return self.away.invoke_bare(task, *words, "--results", self.away.results)
 
     def conclude(self, run_dir: Path | None = None) -> Path:
         """Nothing was lost, the rest can be measured, and nothing of ours is left; the row."""

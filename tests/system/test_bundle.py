@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.system import tasks
 from tests.system.lab import ROOT
 from tests.unit.bundle import bundles
 from uplab import box
@@ -37,15 +37,8 @@ done
 
 def lab(task: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a task of this checkout."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tasks.py"), f"lab.{task}", *words],
-        env={**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    env = {**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}
+    return tasks.run(f"lab.{task}", *words, timeout_s=LIMIT_S, env=env)
 
 
 def in_box(host: Box, command: str, given: Path | None = None) -> str:

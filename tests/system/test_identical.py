@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import bpf_works
+from tests.system import tasks
 from tests.system.lab import ROOT
 from uplab import adapters, box, matrix, plan, provision
 from uplab.box import Box
@@ -48,16 +48,8 @@ cat tracer
 
 def lab(task: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a task; Ansible keeps no connection, which would be a process that stays."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tasks.py"), f"lab.{task}", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-        cwd="/",
-        env={**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"},
-    )
+    env = {**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}
+    return tasks.run(f"lab.{task}", *arguments, timeout_s=LIMIT_S, env=env)
 
 
 def run_in(host: Box, *command: str, stdin: str = "") -> str:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests import sshd
+from tests.system import tasks
 from uplab import inventory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,16 +40,8 @@ def lab(
 ) -> subprocess.CompletedProcess[str]:
     """Run a task of a checkout, without an agent or a terminal."""
     env = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}
-    return subprocess.run(
-        [sys.executable, str(checkout / "tasks.py"), f"lab.{task}", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-        cwd="/",
-        env={**env, **environment},
-    )
+    env |= environment
+    return tasks.run(f"lab.{task}", *arguments, timeout_s=LIMIT_S, checkout=checkout, env=env)
 
 
 Inventory = Path

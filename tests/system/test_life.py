@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import testinfra
 import yaml
 
 from tests.roles.standins import Upstream
+from tests.system import tasks
 from tests.system.lab import ROOT
 from uplab import box
 from uplab.box.record import Box
@@ -82,21 +82,15 @@ class Host:
 
     def lab(self, task: str, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a task of uplab's on it, without a terminal; the test fails on another exit code."""
-        done = subprocess.run(
-            self.argv(task, *words),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-            env=environment(),
+        return tasks.ended(
+            f"lab.{task}", *self.own(*words), timeout_s=LIMIT_S, code=code, env=environment()
         )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
 
     def argv(self, task: str, *words: str) -> list[str]:
-        argv = [sys.executable, str(ROOT / "tasks.py"), f"lab.{task}", "--host", self.box.name]
-        return [*argv, "--inventory", str(self.inventory), *words]
+        return tasks.argv(f"lab.{task}", *self.own(*words))
+
+    def own(self, *words: str) -> list[str]:
+        return ["--host", self.box.name, "--inventory", str(self.inventory), *words]
 
     def removed(self, task: str, *words: str) -> dict[str, Any]:
         """What lab.gc or lab.teardown did on it."""

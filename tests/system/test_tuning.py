@@ -235,6 +235,15 @@ def in_parallel(act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+#: Of all limits that of the temperature alone, and what is over it is measured again twice.
+AGAIN_WHERE_HOT = (
+    "limits.over=invalid",
+    "limits.steal_pct=100",
+    "limits.foreign_pct=100",
+    "repeat.per_block=2",
+)
+
+
 def test_a_hot_host_is_measured_again_up_to_the_cap_where_that_is_invalid(
     lab: Lab, kernel: Path
 ) -> None:
@@ -244,10 +253,7 @@ def test_a_hot_host_is_measured_again_up_to_the_cap_where_that_is_invalid(
     (zone / "type").write_text("x86_pkg_temp\n")
     made = plan(
         lab,
-        "limits.over=invalid",
-        "limits.steal_pct=100",
-        "limits.foreign_pct=100",
-        "repeat.per_block=2",
+        *AGAIN_WHERE_HOT,
         only="server=http,mode=none,mode=none-again",
         tune=False,
     )
@@ -274,10 +280,7 @@ def test_a_block_in_which_the_host_was_throttled_once_is_measured_once_more(
     count.write_text("0\n")
     made = plan(
         lab,
-        "limits.over=invalid",
-        "limits.steal_pct=100",
-        "limits.foreign_pct=100",
-        "repeat.per_block=2",
+        *AGAIN_WHERE_HOT,
         only="server=http,mode=none,mode=none-again",
         tune=False,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.unit import apart
 from uplab import campaign, hostzip, provision, results
 from uplab.adapters import Registry
 from uplab.campaign import Request
@@ -245,27 +246,7 @@ def test_an_interrupted_campaign_keeps_what_is_finished(
 ) -> None:
     """As on the command line: a process group of its own, a signal, and a clean end."""
     (tmp_path / "m.yml").write_text(matrix_of(blocks=500))
-    program = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\n"
-        "from tests.unit.test_campaign import host_of\n"
-        "from uplab import campaign, provision\n"
-        "from uplab.cli.common import error_edge\n"
-        "folder = Path(sys.argv[1])\n"
-        "provision.connect = lambda _, name, registry, __: host_of(folder, name, registry)\n"
-        "request = campaign.Request(folder, 'local', str(folder / 'm.yml'), setup=False)\n"
-        "with error_edge('bench.all'):\n"
-        "    campaign.run(request)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as process:
+    with apart.start(tmp_path) as process:
         assert process.stdout
         assert process.stderr
         for line in process.stdout:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.unit.test_campaign import ROOT, host_of, matrix_of
+from tests.unit import apart
+from tests.unit.test_campaign import host_of, matrix_of
 from uplab import campaign, comeback, inventory, provision
 from uplab.adapters import Registry
 from uplab.campaign import Request
@@ -93,27 +92,7 @@ def test_a_host_that_is_away_is_told_after_the_others(
 
 def test_a_terminal_that_closes_does_not_end_the_run(place: comeback.Place) -> None:
     (place.project / "m.yml").write_text(matrix_of(blocks=500))
-    program = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\n"
-        "from tests.unit.test_campaign import host_of\n"
-        "from uplab import campaign, provision\n"
-        "from uplab.cli.common import error_edge\n"
-        "folder = Path(sys.argv[1])\n"
-        "provision.connect = lambda _, name, registry, __: host_of(folder, name, registry)\n"
-        "request = campaign.Request(folder, 'local', str(folder / 'm.yml'), setup=False)\n"
-        "with error_edge('bench.all'):\n"
-        "    campaign.run(request)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(place.project)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as process:
+    with apart.start(place.project) as process:
         assert process.stdout
         for line in process.stdout:
             if line.lstrip().startswith("1/"):

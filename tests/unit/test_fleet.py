@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.unit.test_campaign import ROOT, host_of, matrix_of
+from tests.unit import apart
+from tests.unit.test_campaign import host_of, matrix_of
 from uplab import fleet, provision
 from uplab.adapters import Registry
 from uplab.campaign import Request
@@ -84,33 +83,18 @@ def test_ctrl_c_stops_all_of_them_and_keeps_what_is_finished(tmp_path: Path) -> 
     """As on the command line; each host measures with a port of its own."""
     for name in HOSTS:
         (tmp_path / f"{name}.yml").write_text(matrix_of(blocks=500))
-    program = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from dataclasses import replace\n"
-        "from pathlib import Path\n"
-        "from tests.unit.test_campaign import host_of\n"
-        "from uplab import campaign, fleet, provision\n"
-        "from uplab.cli.common import error_edge\n"
-        "folder = Path(sys.argv[1])\n"
-        "provision.connect = lambda _, name, reg, __: host_of(folder / name, name, reg)\n"
-        "measure = campaign.measure\n"
-        "def own(request, _, host, view):\n"
-        "    request = replace(request, matrix=str(folder / f'{host.name}.yml'))\n"
-        "    return measure(request, campaign.experiment(request), host, view)\n"
-        "campaign.measure = own\n"
-        "request = campaign.Request(folder, '', str(folder / 'one.yml'), setup=False)\n"
-        "with error_edge('bench.all'):\n"
-        f"    fleet.run(request, {HOSTS!r})\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as process:
+    program = f"""
+provision.connect = lambda _, name, reg, __: host_of(folder / name, name, reg)
+measure = campaign.measure
+def own(request, _, host, view):
+    request = replace(request, matrix=str(folder / f'{{host.name}}.yml'))
+    return measure(request, campaign.experiment(request), host, view)
+campaign.measure = own
+request = campaign.Request(folder, '', str(folder / 'one.yml'), setup=False)
+with error_edge('bench.all'):
+    fleet.run(request, {HOSTS!r})
+"""
+    with apart.start(tmp_path, program) as process:
         assert process.stdout
         waiting = set(HOSTS)
         for line in process.stdout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from uplab.errors import HostError, UplabError, UsageError
 from uplab.hostside.doctor import AVAILABLE, NOT_AVAILABLE
 from uplab.hostside.spec import LoadFrom
 from uplab.loadfrom import PairedHost
-from uplab.remote import Facts
+from uplab.remote import Facts, Query, Take
 from uplab.report import sentences
 from uplab.results import LoadHost
 
@@ -44,7 +43,7 @@ class Asked:
     def inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         return self.ask("inspect", request)
 
-    def ask(self, command: str, request: dict[str, Any], *, become: bool = True) -> dict[str, Any]:
+    def ask(self, command: str, request: Query, *, become: bool = True) -> dict[str, Any]:
         assert become
         self.seen.append((command, request))
         answer = self.answers[command]
@@ -54,12 +53,7 @@ class Asked:
         return found
 
     def receive(
-        self,
-        command: str,
-        request: dict[str, Any],
-        take: Callable[[bytes], None],
-        *,
-        silence_s: float | None = None,
+        self, command: str, request: Query, take: Take, *, silence_s: float | None = None
     ) -> None:
         self.seen.append((command, request))
         take(str(silence_s).encode())

@@ -179,7 +179,7 @@ def test_factors_become_cells_in_the_order_of_the_file(project: Path) -> None:
 def test_a_cell_has_all_its_parameters(project: Path) -> None:
     none, traced = load(project).cells
     assert (none.tracer, traced.tracer) == (None, "mute")
-    assert none.load_parameters == {"duration_s": 1, "requests": 5}
+    assert none.load_parameters == {"duration_s": 1, "requests": 5, "rate_per_s": 0}
     assert none.server_parameters == {"port": 18001}
     assert load(project, servers={}).cells[0].server_parameters == {"port": 18473}
 
@@ -430,7 +430,7 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
         ({"load": {"requests": 5}}, "m.yml:15: load.name: this field is missing"),
         (
             {"load": {"name": "fetch", "threads": 1}},
-            "m.yml:17: load.threads: no such field; allowed are duration_s, requests",
+            "m.yml:17: load.threads: no such field; allowed are duration_s, rate_per_s, requests",
         ),
         (
             {"load": {"name": "fetch", "requests": 100_001}},
@@ -499,7 +499,10 @@ def test_a_wrong_field_is_told_with_its_line_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("load.threads=1", "load.threads: no such field; allowed are duration_s, requests"),
+        (
+            "load.threads=1",
+            "load.threads: no such field; allowed are duration_s, rate_per_s, requests",
+        ),
         ("load.requests=-1", "load.requests: allowed are 0 to 100000 (requests), found -1"),
         (
             "load.name=curl",

@@ -88,7 +88,8 @@ class Lab:
     def to_the_end(self, _running: Plan, made: Plan, folder: Path, _view: View) -> Report:
         run_dir = folder / made.run_id
         before = len(list(run_dir.glob("trials/*"))) if run_dir.exists() else 0
-        shutil.rmtree(run_dir, ignore_errors=True)
+        if run_dir.exists():
+            shutil.rmtree(run_dir)
         runs.make_run(
             run_dir,
             servers=("https",),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from uplab.box import access, cgroups, network, record
-from uplab.box.record import Box, Process
+from uplab.box import access, cgroups, leader, network, record
+from uplab.box.record import Box
 from uplab.errors import HostError
 
 _POLL_S = 0.01
@@ -125,28 +124,12 @@ def start(box: Box) -> Box:
     argv += ["--"] if box.own_address is None else ["--net", "--"]
     argv += ["sh", "-euc", _LEADER, "uplab-box", str(box.console), options, layers]
     argv += [*box.cgroups, "--", *nspawn_argv(box, f"{layers}/root")]
-    with subprocess.Popen(
-        argv,
-        cwd=box.folder.parent,
-        env=_environment(box),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as starter:
-        if starter.stdin is None or starter.stdout is None:
-            raise AssertionError("both are pipes")
-        said = starter.stdout.readline().strip()
-        if not said.isdigit():
-            raise HostError(f"{box.name} cannot be started: {said or 'its leader said nothing'}")
-        started = replace(box, leader=Process.of(int(said)))
+    failure = f"{box.name} cannot be started"
+    with leader.started(argv, box.folder.parent, failure, _environment(box)) as process:
+        started = replace(box, leader=process)
         record.write(started)
         if started.own_address is not None:
             network.plug(box.folder.parent, started)
-        # Where it has ended, waiting for the box says so, with its last words.
-        with suppress(BrokenPipeError):
-            starter.stdin.write("go\n")
-            starter.stdin.close()
     return started
 
 

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from uplab.box import cgroups, record
+from uplab.box import cgroups, leader, record
 from uplab.box.record import Box, Process
 from uplab.errors import HostError
 
@@ -184,23 +184,10 @@ def _make(boxes: Path, device: str, network: str) -> Switch:
 def _start_keeper(boxes: Path, switch: Switch) -> Switch:
     """Start the process that holds the namespace, detached from us; out: the switch, noted."""
     argv = ["setsid", "--fork", "unshare", "--net", "--", "sh", "-euc", _KEEPER, "uplab-switch"]
-    with subprocess.Popen(
-        [*argv, *switch.cgroups],
-        cwd="/",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as starter:
-        if starter.stdin is None or starter.stdout is None:
-            raise AssertionError("both are pipes")
-        said = starter.stdout.readline().strip()
-        if not said.isdigit():
-            raise HostError(f"the network of boxes cannot be made: {said or 'it said nothing'}")
-        started = replace(switch, keeper=Process.of(int(said)))
+    failure = "the network of boxes cannot be made"
+    with leader.started([*argv, *switch.cgroups], Path("/"), failure) as process:
+        started = replace(switch, keeper=process)
         _write(boxes, started)
-        starter.stdin.write("go\n")
-        starter.stdin.close()
     return started
 
 

@@ -210,22 +210,22 @@ def _describe(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[st
 
 
 def _load_start(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    from uplab.hostside import launch, loadagent
+    from uplab.hostside import agents, launch
 
     places = launch.Places(arguments.root, arguments.state, arguments.runs)
-    return loadagent.start(places, Path(sys.argv[0]), request)
+    return agents.start(places, Path(sys.argv[0]), request)
 
 
 def _load_look(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    from uplab.hostside import loadagent
+    from uplab.hostside import agents
 
-    return loadagent.look(arguments.root, request)
+    return agents.look(arguments.root, request)
 
 
 def _load_stop(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    from uplab.hostside import loadagent
+    from uplab.hostside import agents
 
-    return loadagent.stop(arguments.state, request)
+    return agents.stop(arguments.state, request)
 
 
 def _load_reach(_arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:

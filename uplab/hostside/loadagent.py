@@ -8,13 +8,10 @@ server's address. Who asks for it must know its token.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import secrets
 import shutil
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -24,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from uplab.hostside import (
+    agents,
     children,
     errors,
     fingerprint,
@@ -34,16 +32,15 @@ from uplab.hostside import (
     store,
     usage,
 )
+from uplab.hostside.agents import Task
 from uplab.hostside.children import Child, Ledger
 from uplab.hostside.control import Process
 from uplab.hostside.decode import build
 from uplab.hostside.errors import HostError, Interrupted, TrialError
-from uplab.hostside.export import check_run_id
 from uplab.hostside.frames import FrameError, Frames, Message
 from uplab.hostside.loading import Order, Place
 from uplab.hostside.loop import Loop
 from uplab.hostside.rundir import write_json
-from uplab.hostside.spec import FileRef, LoadAdapter
 
 #: How long it waits for the run: for its first connection, and for the next after one was lost.
 LINGER_S = 90.0
@@ -54,150 +51,7 @@ _REACH_S = 3.0
 _SEND_S = 10.0
 _BEAT_S = 1.0
 _STOP_S = 0.5
-_START_TIMEOUT_S = 20.0
-_POLL_S = 0.02
 _MOST_FILE_BYTES = 24 << 20
-_FOLDER = "load-"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What an agent is started for.
-
-    ``address`` (and ``port``, 0 for any) is where it listens, ``server_address`` the only one that
-    it loads; ``artifacts`` are the programs with the digests that the plan was made for.
-    """
-
-    run_id: str
-    address: str
-    server_address: str
-    loads: dict[str, LoadAdapter]
-    artifacts: dict[str, str]
-    port: int = 0
-
-    def __post_init__(self) -> None:
-        check_run_id(self.run_id)
-        for address in (self.address, self.server_address):
-            ipaddress.IPv4Address(address)
-
-
-# ---- for the controller ------------------------------------------------------------------------
-
-
-def look(root: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Say which loads can run here.
-
-    Args:
-        root: of the store.
-        request: ``loads``, by name.
-
-    Returns:
-        ``missing`` (load to the reason why it cannot run) and ``artifacts`` of the others.
-    """
-    installed = store.load(root)
-    missing: dict[str, str] = {}
-    artifacts: dict[str, str] = {}
-    for name, data in dict(request.get("loads") or {}).items():
-        adapter = build(LoadAdapter, data)
-        refs = list(adapter.programs.values())
-        reasons = [reason for ref in refs if (reason := installed.missing(ref)) is not None]
-        if reasons:
-            missing[name] = reasons[0]
-            continue
-        artifacts |= {ref.name: installed.sha256(ref) for ref in refs if ref.name is not None}
-    return {"missing": missing, "artifacts": artifacts}
-
-
-def start(places: launch.Places, program: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Start an agent; one that was started for the same run is found and not started twice.
-
-    Args:
-        places: of this machine.
-        program: hostside itself, which is copied beside the agent.
-        request: a :class:`Task`.
-
-    Returns:
-        ``port``, ``token`` (hex), ``pid``.
-
-    Raises:
-        HostError: it does not start, with its reason; nothing is left of it.
-        ValueError: no task.
-    """
-    task = build(Task, request)
-    _remove_dead(places.state)
-    folder = places.state / f"{_FOLDER}{task.run_id}"
-    ready = _ready(folder)
-    if ready is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
-        copy = folder / "hostside.pyz"
-        shutil.copyfile(program, copy)
-        write_json(folder / "task.json", asdict(task))
-        unit = launch.unit_named(f"uplab-{_FOLDER}{task.run_id}.service")
-        argv = [sys.executable, "-I", str(copy), *places.options]
-        try:
-            launch.start_detached(argv, ["load-agent", task.run_id], unit, folder / "output.txt")
-        except HostError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        ready = _wait_until_ready(folder)
-    return {"port": ready["port"], "token": ready["token"], "pid": ready["process"]["pid"]}
-
-
-def stop(state: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """End the agent of a run, and remove what it left; nothing happens where there is none."""
-    folder = state / f"{_FOLDER}{check_run_id(str(request.get('run_id')))}"
-    process = _process(folder)
-    if process is not None and process.lives():
-        process.send(signal.SIGTERM)
-        if not process.wait(5.0):
-            process.send(signal.SIGKILL)
-            process.wait(5.0)
-    # Of one that was killed, its load has died with it.
-    shutil.rmtree(folder, ignore_errors=True)
-    return {"stopped": process is not None}
-
-
-def _remove_dead(state: Path) -> None:
-    """Remove what agents left that were killed."""
-    for folder in state.glob(f"{_FOLDER}*/"):
-        process = _process(folder)
-        if process is None or not process.lives():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _ready(folder: Path) -> dict[str, Any] | None:
-    """What an agent that lives has noted; None where there is none."""
-    process = _process(folder)
-    if process is None or not process.lives():
-        return None
-    found: dict[str, Any] = json.loads((folder / "ready.json").read_text())
-    return found
-
-
-def _process(folder: Path) -> Process | None:
-    try:
-        return build(Process, json.loads((folder / "ready.json").read_text())["process"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _wait_until_ready(folder: Path) -> dict[str, Any]:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if (ready := _ready(folder)) is not None:
-            return ready
-        with suppress(OSError, ValueError):
-            said = json.loads((folder / "failed.json").read_text())
-            shutil.rmtree(folder, ignore_errors=True)
-            raise HostError(str(said["said"]), int(said["code"]))
-        time.sleep(_POLL_S)
-    output = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
-    shutil.rmtree(folder, ignore_errors=True)
-    raise HostError(f"the agent did not start: {output[-1] if output else 'it said nothing'}")
-
-
-# ---- the agent's own process -------------------------------------------------------------------
 
 
 def serve(places: launch.Places, run_id: str, unpack: Callable[[Path], None]) -> int:
@@ -208,7 +62,7 @@ def serve(places: launch.Places, run_id: str, unpack: Callable[[Path], None]) ->
         run_id: of the run that it was started for.
         unpack: writes the adapters' files into a folder.
     """
-    folder = places.state / f"{_FOLDER}{check_run_id(run_id)}"
+    folder = agents.folder_of(places.state, run_id)
     try:
         with ExitStack() as stack:
             agent = _prepare(stack, places, folder, unpack)
@@ -216,7 +70,7 @@ def serve(places: launch.Places, run_id: str, unpack: Callable[[Path], None]) ->
                 agent.run()
             except Interrupted:
                 agent.end_load()
-        shutil.rmtree(folder, ignore_errors=True)
+        agents.forget(folder)
     except (HostError, OSError) as error:
         code = error.exit_code if isinstance(error, HostError) else errors.HOST
         with suppress(OSError):
@@ -234,7 +88,7 @@ def _prepare(
     loop = stack.enter_context(Loop())
     ledger = Ledger(places.state / "children.json")
     ledger.end_leftovers()
-    installed = _check_store(places.root, task)
+    installed = store.load_for(places.root, task.artifacts)
     adapters = folder / "adapters"
     unpack(adapters)
     try:
@@ -255,19 +109,6 @@ def _prepare(
     stack.callback(agent.close)
     write_json(folder / "ready.json", noted)
     return agent
-
-
-def _check_store(root: Path, task: Task) -> store.Store:
-    """The programs must be the ones that the plan was made for."""
-    installed = store.load(root)
-    for name, wanted in task.artifacts.items():
-        ref = FileRef.named(name)
-        reason = installed.missing(ref)
-        if reason is None and installed.sha256(ref) != wanted:
-            reason = f"{installed.path(ref)} is not the file that was planned for"
-        if reason is not None:
-            raise HostError(f"{reason}. Run: invoke lab.setup")
-    return installed
 
 
 @dataclass
@@ -472,6 +313,7 @@ class _Agent:
 
     def _clear(self) -> None:
         self.load = None
+        # A load that outlived its end may still write there, which is no reason for ours.
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
         (self.folder / "load.txt").unlink(missing_ok=True)
 

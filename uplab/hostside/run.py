@@ -24,7 +24,7 @@ from uplab.hostside.loop import Loop
 from uplab.hostside.order import block_order
 from uplab.hostside.rundir import Events, TrialDirectory, utc_now, write_json
 from uplab.hostside.settings import Settings
-from uplab.hostside.spec import Cell, FileRef, Plan
+from uplab.hostside.spec import Cell, Plan
 from uplab.hostside.trial import Trial
 from uplab.hostside.tuning import Tuning
 from uplab.hostside.tuning_journal import journal_of
@@ -97,7 +97,7 @@ class Run:
             removed = leftovers.remove_earlier()
             self._check_others()
             restored = self._tuning.restore()
-            installed = self._check_store()
+            installed = store.load_for(self._root, self._plan.artifacts)
             self._make_out()
             events = Events(self._out / "events.jsonl", follow=self._follow)
             stack.callback(events.close)
@@ -187,18 +187,6 @@ class Run:
         sums.write(self._out)
 
     # ---- before the first trial ------------------------------------------------------------
-
-    def _check_store(self) -> store.Store:
-        """The artifacts must be the ones that the plan was made for."""
-        installed = store.load(self._root)
-        for name, wanted in self._plan.artifacts.items():
-            ref = FileRef.named(name)
-            reason = installed.missing(ref)
-            if reason is None and installed.sha256(ref) != wanted:
-                reason = f"{installed.path(ref)} is not the file that was planned for"
-            if reason is not None:
-                raise HostError(f"{reason}. Run: invoke lab.setup")
-        return installed
 
     def _check_others(self) -> None:
         """Other programs are altered only where that was asked for."""

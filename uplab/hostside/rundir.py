@@ -18,7 +18,8 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _sync_path(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -30,9 +31,9 @@ def write_json(path: Path, data: Any) -> None:
     """Replace a JSON file in one step; a reader sees the old one or the new one."""
     part = path.with_name(PART_PREFIX + path.name)
     part.write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    _sync_path(part)
+    sync_path(part)
     part.replace(path)
-    _sync_path(path.parent)
+    sync_path(path.parent)
 
 
 class TrialDirectory:
@@ -51,10 +52,10 @@ class TrialDirectory:
         text = json.dumps(trial, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (self.path / "trial.json").write_text(text)
         for entry in self.path.iterdir():
-            _sync_path(entry)
-        _sync_path(self.path)
+            sync_path(entry)
+        sync_path(self.path)
         self.path.rename(self._final)
-        _sync_path(self._final.parent)
+        sync_path(self._final.parent)
 
     def drop(self) -> None:
         """Remove an unfinished trial."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uplab.hostside.errors import HostError
 from uplab.hostside.spec import FileRef
 from uplab.hostside.templates import fill
 
@@ -66,3 +68,25 @@ def load(root: Path) -> Store:
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} is not a manifest")
     return Store(root, manifest)
+
+
+def load_for(root: Path, artifacts: Mapping[str, str]) -> Store:
+    """Read the manifest of a host whose artifacts are those that a plan was made for.
+
+    Args:
+        root: of the store.
+        artifacts: the SHA-256 of each, by the name of its ``FileRef``.
+
+    Raises:
+        HostError: one is missing, or another file.
+        ValueError: as :func:`load`.
+    """
+    installed = load(root)
+    for name, wanted in artifacts.items():
+        ref = FileRef.named(name)
+        reason = installed.missing(ref)
+        if reason is None and installed.sha256(ref) != wanted:
+            reason = f"{installed.path(ref)} is not the file that was planned for"
+        if reason is not None:
+            raise HostError(f"{reason}. Run: invoke lab.setup")
+    return installed

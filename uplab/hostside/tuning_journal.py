@@ -15,6 +15,7 @@ from pathlib import Path
 
 from uplab.hostside.decode import build
 from uplab.hostside.errors import HostError
+from uplab.hostside.rundir import sync_path
 
 SCHEMA = 1
 _NAME = "tuning.json"
@@ -157,7 +158,7 @@ class Journal:
             self._replace(json.dumps({"schema": SCHEMA, **asdict(noted)}, indent=1) + "\n")
         else:
             self.path.unlink(missing_ok=True)
-        _sync_folder(self.path.parent)
+        sync_path(self.path.parent)
 
     def _replace(self, text: str) -> None:
         part = self.path.with_name(_PART + self.path.name)
@@ -176,11 +177,3 @@ class Journal:
             "and nothing was changed now. Set by hand what lab.check finds wrong, "
             f"or reboot; then run: mv {self.path} {self.path}.damaged"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.unit.box import handmade
 from uplab.box import access, record
 from uplab.box.record import Box
 from uplab.box.steps import Steps
@@ -23,20 +24,9 @@ def box(tmp_path: Path, request: pytest.FixtureRequest) -> Box:
 
 
 def box_in(project: Path) -> Box:
-    folder = record.boxes_folder(project) / "box254"
-    folder.mkdir(parents=True)
-    return Box(
-        name="box254",
-        folder=folder,
-        port=7722,
-        suite="bookworm",
-        base="base-x",
-        machine="uplab-box254-1",
-        cgroups=(),
-        state=record.UP,
-        boot_id=record.boot_id(),
-        started_utc="",
-    )
+    made = handmade.box(record.boxes_folder(project), "box254", port=7722)
+    made.folder.mkdir(parents=True)
+    return made
 
 
 def settings_of(*words: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.box import handmade
 from uplab.box import Wish, commands, record
 from uplab.box.record import Box, Process
 from uplab.box.steps import Steps
@@ -14,19 +15,8 @@ from uplab.errors import UsageError
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    return Box(
-        name="box1",
-        folder=tmp_path / "box1",
-        port=22,
-        suite="bookworm",
-        base="base-x",
-        machine="uplab-box1-1",
-        cgroups=(),
-        state=record.UP,
-        boot_id=record.boot_id(),
-        started_utc="2026-01-02T03:04:05+00:00",
-        leader=Process.of(os.getpid()),
-    )
+    started_utc = "2026-01-02T03:04:05+00:00"
+    return handmade.box(tmp_path, "box1", started_utc=started_utc, leader=Process.of(os.getpid()))
 
 
 def test_each_box_has_a_line(box: Box) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.box import handmade
 from uplab import box as boxes
 from uplab.box import commands, network, record
 from uplab.box.network import Switch
@@ -16,18 +17,7 @@ SWITCH = Switch("198.19.6.0/23", "uplab-boxes131", ("/sys/fs/cgroup/x",), record
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    return Box(
-        name="box7",
-        folder=tmp_path / "box7",
-        port=22,
-        suite="bookworm",
-        base="base-x",
-        machine="uplab-box7-1",
-        cgroups=(),
-        state=record.UP,
-        boot_id=record.boot_id(),
-        started_utc="",
-    )
+    return handmade.box(tmp_path, "box7")
 
 
 def test_each_box_has_an_address_of_its_own_in_it() -> None:

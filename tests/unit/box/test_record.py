@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.box import handmade
 from uplab.box import record
 from uplab.box.record import Box, Process
 from uplab.errors import HostError, UsageError
@@ -15,22 +16,12 @@ from uplab.errors import HostError, UsageError
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    folder = record.boxes_folder(tmp_path) / "box7"
-    folder.mkdir(parents=True)
-    return Box(
-        name="box7",
-        folder=folder,
-        port=22,
-        suite="bookworm",
-        base="base-x",
-        machine="uplab-box7-1",
-        cgroups=("/sys/fs/cgroup/x",),
-        state=record.UP,
-        boot_id=record.boot_id(),
-        started_utc="2026-01-01T00:00:00+00:00",
-        leader=Process.of(os.getpid()),
-        owner=Process.of(os.getpid()),
-    )
+    this = Process.of(os.getpid())
+    changes = {"started_utc": "2026-01-01T00:00:00+00:00", "leader": this, "owner": this}
+    boxes = record.boxes_folder(tmp_path)
+    made = handmade.box(boxes, "box7", cgroups=("/sys/fs/cgroup/x",), **changes)
+    made.folder.mkdir(parents=True)
+    return made
 
 
 def test_what_was_noted_is_read_back(box: Box, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_what_becomes_readable_is_called() -> None:
 
 
 def test_what_was_forgotten_meanwhile_is_not_called() -> None:
-    """Both are ready; whichever is called first has the other one forgotten, and its place taken."""
+    """Both are ready; the one that is called first gives the other's place to somebody else."""
     pipes = [os.pipe(), os.pipe()]
     called: list[int] = []
     with Loop() as loop:

@@ -11,12 +11,16 @@ from urllib.parse import urlsplit
 PERCENTILES = ("p50", "p75", "p90", "p99", "p99_9", "p99_99")
 
 
-def fetch(url: str, requests: int) -> list[int]:
+def fetch(url: str, requests: int, rate_per_s: int) -> list[int]:
     """Latencies in microseconds, one for each request; raises OSError where one fails."""
+    interval_s = 1 / rate_per_s if rate_per_s else 0.0
+    next_s = time.monotonic()
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     latencies_us = []
     for _ in range(requests):
+        time.sleep(max(0.0, next_s - time.monotonic()))
+        next_s += interval_s
         began_ns = time.monotonic_ns()
         connection.request("GET", parts.path)
         connection.getresponse().read()
@@ -64,9 +68,9 @@ def collect(scratch: Path, exit_code: int, stdout: str, stderr: str) -> dict[str
 
 def main() -> None:
     """Send the requests and leave the figures in the scratch folder."""
-    url, requests, scratch = sys.argv[1:]
+    url, requests, rate_per_s, scratch = sys.argv[1:]
     began_s = time.monotonic()
-    latencies_us = fetch(url, int(requests))
+    latencies_us = fetch(url, int(requests), int(rate_per_s))
     seen = {"elapsed_s": time.monotonic() - began_s, "latencies_us": latencies_us}
     (Path(scratch) / "fetch.json").write_text(json.dumps(seen))
     print(f"{len(latencies_us)} requests")
