@@ -22,6 +22,7 @@ from tests.unit.test_remote import REGISTRY, experiment, planned
 from uplab import arrival, checksums, detached, fetchrun, hostzip
 from uplab.detached import DetachedRun, End
 from uplab.errors import EXIT_HOST, EXIT_INTERRUPTED, HostError, UplabError, UsageError
+from uplab.hostside import notes
 from uplab.hostside.control import Control, Process
 from uplab.hostside.spec import Plan
 from uplab.remote import Host, LocalHost
@@ -291,7 +292,13 @@ def test_a_killed_run_is_told_and_gives_its_finished_trials(spot: Spot) -> None:
     )
     (listed,) = spot.host.ask("runs", {})["runs"]
     assert listed["state"] == "lost"
+    # It may have been killed between two trials, when there is nothing of a server's.
+    leftovers, left = spot.folder / "state" / "leftovers.json", spot.folder / "left"
+    noted = [*notes.read(leftovers), str(left)]
+    notes.write(leftovers, noted)
+    left.touch()
     run_dir = spot.bring(running)
+    assert not any(Path(path).exists() for path in noted), "what it left on its host goes with it"
     record = json.loads((run_dir / "run.json").read_text())
     assert (record["outcome"], record["error"]) == ("interrupted", end.said)
     assert len(list(run_dir.glob("trials/*/trial.json"))) >= 2

@@ -249,10 +249,10 @@ def _stop(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, A
 
 
 def _forget(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    """Remove a run that has arrived elsewhere; one that is gone already is no error."""
-    run_id = export.check_run_id(str(request.get("run_id")))
-    if (arguments.runs / run_id).exists():
-        export.forget(arguments.runs, run_id)
+    from uplab.hostside import runs
+
+    run_id = str(request.get("run_id"))
+    runs.forget(arguments.runs, arguments.state, run_id)
     return {"run_id": run_id}
 
 

@@ -1,9 +1,8 @@
-"""The runs of this host by their names, and forgetting one once it has arrived elsewhere."""
+"""The runs of this host by their names."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 from uplab.hostside.errors import USAGE, HostError
@@ -33,8 +32,3 @@ def run_path(runs: Path, run_id: str) -> Path:
     if not path.is_dir():
         raise HostError(f"no run {run_id} in {runs}", USAGE)
     return path
-
-
-def forget(runs: Path, run_id: str) -> None:
-    """Remove a run from this host."""
-    shutil.rmtree(run_path(runs, run_id))

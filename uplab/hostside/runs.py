@@ -15,7 +15,7 @@ from uplab.hostside import lock, sums
 from uplab.hostside.children import Ledger
 from uplab.hostside.control import Control, boot_id
 from uplab.hostside.errors import INTERRUPTED, OK, USAGE, HostError
-from uplab.hostside.export import is_run_id, run_path
+from uplab.hostside.export import check_run_id, is_run_id, run_path
 from uplab.hostside.leftovers import Leftovers
 from uplab.hostside.rundir import PART_PREFIX, utc_now, write_json
 from uplab.hostside.settings import Settings
@@ -164,6 +164,25 @@ def _clean(runs: Path, state_folder: Path, run_id: str) -> str:
     said = f"; removed what it left: {', '.join(left)}" if left else ""
     back = [f"{entry.path} to {entry.old}" for entry in restored.put_back]
     return said + (f"; put back {', '.join(back)}" if back else "")
+
+
+def forget(runs: Path, state_folder: Path, run_id: str) -> None:
+    """Remove a run that has arrived elsewhere, and what it left where it was killed.
+
+    One that is gone already is no error.
+
+    Raises:
+        HostError: a name that is none.
+    """
+    run = runs / check_run_id(run_id)
+    if not run.exists():
+        return
+    if Control(run).exit() is None:
+        # Another run that goes on has cleaned up at its start; what cannot be put back stays noted,
+        # and lab.check tells of it.
+        with suppress(HostError):
+            _clean(runs, state_folder, run_id)
+    shutil.rmtree(run)
 
 
 def seal(run: Path) -> None:

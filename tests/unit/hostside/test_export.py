@@ -1,4 +1,4 @@
-"""uplab/hostside/export.py: runs by their names, and gone when they have arrived."""
+"""uplab/hostside/{export,runs}.py: runs by their names, and gone when they have arrived."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from uplab.hostside import export
 from uplab.hostside.errors import USAGE, HostError
+from uplab.hostside.runs import forget
 
 RUN = "20261122T131751Z-local-seed"
 LONG = "0001-" + "a" * 120
@@ -26,7 +27,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_forget_removes_one_run(runs: Path) -> None:
     (runs / "other").mkdir()
-    export.forget(runs, RUN)
+    forget(runs, runs.parent / "state", RUN)
     assert os.listdir(runs) == ["other"]
 
 
@@ -35,7 +36,7 @@ def test_forget_removes_one_run(runs: Path) -> None:
 )
 def test_a_name_that_is_none_is_refused(runs: Path, name: str) -> None:
     with pytest.raises(HostError) as caught:
-        export.forget(runs, name)
+        forget(runs, runs.parent / "state", name)
     assert str(caught.value) == f"{name!r} is not the name of a run"
     assert caught.value.exit_code == USAGE
     assert os.listdir(runs) == [RUN]
