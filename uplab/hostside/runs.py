@@ -24,6 +24,8 @@ from uplab.hostside.tuning_journal import journal_of
 State = Literal["running", "finished", "interrupted", "failed", "lost"]
 
 _STOP_TIMEOUT_S = 15.0
+#: Before the name of a run that is being removed.
+_GOING = f"{PART_PREFIX}gone-"
 _OUTCOMES: dict[object, State] = {
     "complete": "finished",
     "interrupted": "interrupted",
@@ -139,6 +141,8 @@ def stop(runs: Path, state_folder: Path, run_id: str) -> dict[str, Any]:
                 f"run {run_id} (pid {process.pid}) has not ended within {_STOP_TIMEOUT_S:g} s. "
                 f"There, run: kill -KILL {process.pid}   (finished trials stay)"
             )
+    if not run.exists():
+        return {"run_id": run_id, "state": "finished", "did": f"{did}, and collected", "trials": 0}
     if state(run) == "lost":
         did = "it was killed before" + _clean(runs, state_folder, run_id)
         seal(run)
@@ -182,7 +186,11 @@ def forget(runs: Path, state_folder: Path, run_id: str) -> None:
         # and lab.check tells of it.
         with suppress(HostError):
             _clean(runs, state_folder, run_id)
-    shutil.rmtree(run)
+    # First of all without its name: who stops a run meanwhile must not write into what goes.
+    going = run.with_name(f"{_GOING}{run_id}")
+    run.rename(going)
+    for left in runs.glob(f"{_GOING}*"):
+        shutil.rmtree(left)
 
 
 def seal(run: Path) -> None:
