@@ -252,7 +252,7 @@ def _forget(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str,
     from uplab.hostside import runs
 
     run_id = str(request.get("run_id"))
-    runs.forget(arguments.runs, arguments.state, run_id)
+    runs.forget(arguments.runs, run_id)
     return {"run_id": run_id}
 
 

@@ -170,10 +170,8 @@ def _clean(runs: Path, state_folder: Path, run_id: str) -> str:
     return said + (f"; put back {', '.join(back)}" if back else "")
 
 
-def forget(runs: Path, state_folder: Path, run_id: str) -> None:
-    """Remove a run that has arrived elsewhere, and what it left where it was killed.
-
-    One that is gone already is no error.
+def forget(runs: Path, run_id: str) -> None:
+    """Remove a run that has arrived elsewhere; one that is gone already is no error.
 
     Raises:
         HostError: a name that is none.
@@ -181,16 +179,11 @@ def forget(runs: Path, state_folder: Path, run_id: str) -> None:
     run = runs / check_run_id(run_id)
     if not run.exists():
         return
-    if Control(run).exit() is None:
-        # Another run that goes on has cleaned up at its start; what cannot be put back stays noted,
-        # and lab.check tells of it.
-        with suppress(HostError):
-            _clean(runs, state_folder, run_id)
     # First of all without its name: who stops a run meanwhile must not write into what goes.
-    going = run.with_name(f"{_GOING}{run_id}")
-    run.rename(going)
-    for left in runs.glob(f"{_GOING}*"):
-        shutil.rmtree(left)
+    run.rename(run.with_name(f"{_GOING}{run_id}"))
+    for going in runs.glob(f"{_GOING}*"):
+        # Who forgets another run at this moment is at it, too; what stays goes with the next one.
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def seal(run: Path) -> None:

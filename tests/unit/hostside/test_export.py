@@ -27,7 +27,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_forget_removes_one_run(runs: Path) -> None:
     (runs / "other").mkdir()
-    forget(runs, runs.parent / "state", RUN)
+    forget(runs, RUN)
     assert os.listdir(runs) == ["other"]
 
 
@@ -36,7 +36,7 @@ def test_forget_removes_one_run(runs: Path) -> None:
 )
 def test_a_name_that_is_none_is_refused(runs: Path, name: str) -> None:
     with pytest.raises(HostError) as caught:
-        forget(runs, runs.parent / "state", name)
+        forget(runs, name)
     assert str(caught.value) == f"{name!r} is not the name of a run"
     assert caught.value.exit_code == USAGE
     assert os.listdir(runs) == [RUN]
