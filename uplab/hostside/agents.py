@@ -51,7 +51,7 @@ class Task:
 
 
 def folder_of(state: Path, run_id: str) -> Path:
-    """Where the agent of a run keeps what it needs; ValueError where that is no run's name."""
+    """Where the agent of a run keeps what it needs; HostError where that is no name of a run."""
     return state / f"{_FOLDER}{check_run_id(run_id)}"
 
 

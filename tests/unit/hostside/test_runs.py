@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +42,10 @@ def test_who_stops_a_run_that_is_being_removed_does_not_keep_it(
 ) -> None:
     removed = shutil.rmtree
 
-    def remove(folder: Path, *, ignore_errors: bool) -> None:
+    def remove(folder: Path, **options: Any) -> None:
         with pytest.raises(HostError, match=f"no run {RUN_ID}"):
             runs.stop(killed, tmp_path / "state", RUN_ID)
-        removed(folder, ignore_errors=ignore_errors)
+        removed(folder, **options)
 
     monkeypatch.setattr(shutil, "rmtree", remove)
     runs.forget(killed, RUN_ID)
