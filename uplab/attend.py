@@ -75,23 +75,28 @@ def reported(run_dir: Path) -> Report:
 
 def _follow(running: DetachedRun, shown: Shown) -> tuple[End, bool]:
     """Show a run until its end; out: how it ended, and whether it was us who interrupted it."""
-    interrupted = False
-    while True:
-        try:
-            if interrupted:
-                running.stop()
-            return running.follow(shown.show), interrupted
-        except _HungUp:
-            # Whoever listened is gone, and so may be what we print on.
-            with suppress(OSError):
-                shown.note(f"the run goes on by itself. {running.way_back()}")
-            raise
-        except KeyboardInterrupt:
-            if interrupted:
-                shown.note(f"the run may go on by itself. {running.way_back()}")
-                raise
-            interrupted = True
-            shown.note("stopping the run; its finished trials are kept")
+    try:
+        return _follow_or_stop(running, shown)
+    except _HungUp:
+        # Whoever listened is gone, and so may be what we print on.
+        with suppress(OSError):
+            shown.note(f"the run goes on by itself. {running.way_back()}")
+        raise
+    except KeyboardInterrupt:
+        shown.note(f"the run may go on by itself. {running.way_back()}")
+        raise
+
+
+def _follow_or_stop(running: DetachedRun, shown: Shown) -> tuple[End, bool]:
+    """As _follow; raises the second Ctrl-C wherever it comes, be it just after the first one."""
+    try:
+        return running.follow(shown.show), False
+    except _HungUp:
+        raise
+    except KeyboardInterrupt:
+        shown.note("stopping the run; its finished trials are kept")
+    running.stop()
+    return running.follow(shown.show), True
 
 
 class _HungUp(KeyboardInterrupt):

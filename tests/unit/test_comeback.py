@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit import apart
 from tests.unit.test_campaign import host_of, matrix_of
-from uplab import campaign, comeback, inventory, provision
+from uplab import attend, campaign, comeback, inventory, provision
 from uplab.adapters import Registry
 from uplab.campaign import Request
-from uplab.detached import DetachedRun
+from uplab.detached import PATIENCE_S, DetachedRun
 from uplab.errors import HostError, UplabError, UsageError
+from uplab.hostside.decode import build
+from uplab.hostside.spec import Plan
 from uplab.remote import LocalHost
+from uplab.view import Shown
 
 
 @pytest.fixture
@@ -103,3 +108,64 @@ def test_a_terminal_that_closes_does_not_end_the_run(place: comeback.Place) -> N
     (run,) = comeback.listed(place.connect())
     assert run["state"] == "running"
     comeback.stop(place, run["run_id"])
+
+
+class Impatient:
+    """A view, and the run in it, on which Ctrl-C is pressed while anything is being shown.
+
+    Args:
+        presses: how often at most.
+    """
+
+    patience_s = PATIENCE_S
+
+    def __init__(self, presses: int) -> None:
+        self.presses = presses
+        self.notes: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep some lines."""
+        self.notes.append(text)
+
+    def progress(self, _plan: Plan) -> AbstractContextManager[Shown]:
+        """It is both."""
+        return nullcontext(self)
+
+    def started(self, _running: DetachedRun) -> None:
+        """Nothing to note."""
+
+    def show(self, _event: dict[str, Any]) -> None:
+        """Take in one event."""
+        self._press()
+
+    def note(self, line: str) -> None:
+        """Keep a line."""
+        self.notes.append(line)
+        self._press()
+
+    def _press(self) -> None:
+        if self.presses:
+            self.presses -= 1
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_again_while_the_first_one_is_still_being_told(place: comeback.Place) -> None:
+    running, view = leave(place, 500), Impatient(2)
+    made = build(Plan, running.host.ask("describe", {"run_id": running.run_id})["plan"])
+    with pytest.raises(KeyboardInterrupt):
+        attend.to_the_end(running, made, place.folder, view)
+    assert view.notes == [
+        "stopping the run; its finished trials are kept",
+        f"the run may go on by itself. {running.way_back()}",
+    ]
+    comeback.stop(place, running.run_id)
+
+
+def test_ctrl_c_once_brings_the_finished_trials_here(place: comeback.Place) -> None:
+    running, view = leave(place, 500), Impatient(1)
+    made = build(Plan, running.host.ask("describe", {"run_id": running.run_id})["plan"])
+    with pytest.raises(KeyboardInterrupt):
+        attend.to_the_end(running, made, place.folder, view)
+    (run_dir,) = place.folder.iterdir()
+    assert view.notes[0] == "stopping the run; its finished trials are kept"
+    assert view.notes[-1] == f"interrupted; the finished trials are in {run_dir}"
