@@ -39,6 +39,8 @@ _MARK = "UPLAB_CHILD"
 _TAIL_LINES = 5
 _GO_CAUSE = re.compile(r"fatal error: |panic: |SIG[A-Z]+: |runtime: .*: unexpected return pc ")
 _MESSAGES = 1000
+# For what a program that has just died wrote before.
+_LAST_WORDS_S = 1.0
 
 
 class Ledger:
@@ -226,6 +228,12 @@ class Child:
             return how
         cause = [self.cause] if self.cause and self.cause != self.lines[-1] else []
         return ", ".join([how, *cause, f"last line: {self.lines[-1]}"])
+
+    def require_alive(self) -> None:
+        """Raise TrialError where it has ended: it must live."""
+        if self._process.returncode is not None:
+            self._loop.until(lambda: self.ended, _LAST_WORDS_S)
+            raise TrialError(f"{self.name}-died", f"{self.name} died: {self.death()}")
 
     def drain(self, on_block: Callable[[bytes], None]) -> None:
         """From now on read standard output in blocks: of a program that may print without end.

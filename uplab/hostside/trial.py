@@ -6,20 +6,16 @@ condition, with a limit; whatever happens, what was started is stopped.
 
 from __future__ import annotations
 
-import os
-import re
 import resource
 import shutil
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from uplab.hostside import (
-    answer,
     attest,
     bpftime,
     cpuplan,
@@ -29,7 +25,6 @@ from uplab.hostside import (
     noise,
     procfs,
     series,
-    serveruser,
     tracing,
     usage,
     witness,
@@ -41,16 +36,15 @@ from uplab.hostside.errors import TrialError
 from uplab.hostside.judge import Reason
 from uplab.hostside.loading import Load
 from uplab.hostside.rundir import PART_PREFIX, utc_now
-from uplab.hostside.spec import UNTRACED_MODES, Cell, LoadAdapter, ServerAdapter, TracerAdapter
-from uplab.hostside.templates import Scalar, fill, fill_argv
+from uplab.hostside.serving import Serving, values_of
+from uplab.hostside.spec import UNTRACED_MODES, Cell, LoadAdapter, TracerAdapter
+from uplab.hostside.templates import fill, fill_argv
 from uplab.hostside.witness import Scene, Witness
 
 _SAMPLE_S = 1.0
 _LOAD_STOP_S = 0.5
 _HURRIED_STOP_S = 1.5
-_FENCE_TIMEOUT_S = 3.0
 _DEATH_S = 0.2
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass
@@ -64,23 +58,21 @@ class Trial:
     reasons: list[Reason] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
-    loan: serveruser.Loan | None = None
-    server: Child | None = None
     tracer: Child | None = None
     load: Load | None = None
     witness: Witness | None = None
     runtime: bpftime.Runtime | None = None
     watch: noise.Watch = field(default_factory=noise.Watch)
+    serving: Serving = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Its server; nothing is started yet."""
+        self.serving = Serving(self.context, self.cell, self.directory)
 
     @property
     def name(self) -> str:
         """The name that the trial's directory will have."""
         return self.directory.name.removeprefix(PART_PREFIX)
-
-    @property
-    def server_adapter(self) -> ServerAdapter:
-        """The adapter of the cell's server."""
-        return self.context.plan.adapters.servers[self.cell.server]
 
     @property
     def load_adapter(self) -> LoadAdapter:
@@ -93,35 +85,6 @@ class Trial:
         if self.cell.tracer is None or self.cell.mode in UNTRACED_MODES:
             return None
         return self.context.plan.adapters.tracers[self.cell.tracer]
-
-    def values(self, programs: Mapping[str, Any]) -> dict[str, Scalar]:
-        """What the templates of an adapter may name."""
-        values: dict[str, Scalar] = {"root": str(self.context.store.root)}
-        values |= {name: str(self.context.store.path(ref)) for name, ref in programs.items()}
-        values |= {"body_bytes": self.cell.body_bytes}
-        return values
-
-    @property
-    def server_values(self) -> dict[str, Scalar]:
-        """What the server's templates may name."""
-        adapter, loan = self.server_adapter, self.loan
-        folders = {
-            "adapter": str(loan.adapter if loan else self._server_files),
-            "scratch": str(loan.scratch if loan else self._scratch("server")),
-        }
-        load_from = self.context.plan.load_from
-        folders["address"] = load_from.server_address if load_from else LOOPBACK
-        lent = loan.lent if loan else {}
-        return self.values(adapter.programs) | lent | self.cell.server_parameters | folders
-
-    @property
-    def _server_files(self) -> Path:
-        return self.context.adapters / "servers" / self.server_adapter.name
-
-    @property
-    def url(self) -> str:
-        """Where the server answers."""
-        return fill(self.server_adapter.url, self.server_values)
 
     # ---- the steps -----------------------------------------------------------------------
 
@@ -150,7 +113,8 @@ class Trial:
             self._note_clock(clock)
         self._check_logs()
         with self._step("fence"):
-            self._fence_after()
+            if all(reason.code != "port-in-use" for reason in self.reasons):
+                self.reasons += self.serving.fence_after()
         self.record["wall_s"] = (time.monotonic_ns() - began_ns) / 1e9
 
     def _note_noise(self, watch: noise.Watch) -> None:
@@ -196,12 +160,14 @@ class Trial:
             with self._step("load-host"):
                 self.context.far.require()
         with self._step("fence"):
-            self._fence_before()
+            self.serving.fence_before()
         with self._step("start"), self._on_cpus_of("server"):
             self.runtime = self._make_runtime()
-            self._start_server()
+            self.serving.start(self._runtime_env)
         with self._step("ready"):
-            self._wait_ready()
+            self.serving.wait_ready()
+            self._answers["before"] = self.serving.check_answer("before")
+            self._note_user()
         if self.context.far is not None:
             with self._step("reach"):
                 port = self.cell.server_parameters.get("port")
@@ -224,7 +190,7 @@ class Trial:
             self._run_measurement()
         with self._step("check"):
             self._attest("after")
-            self._answers["after"] = self._check_answer("after")
+            self._answers["after"] = self.serving.check_answer("after")
             # The last chance to stop before this trial counts.
             self.context.loop.pump(0.0)
 
@@ -233,19 +199,6 @@ class Trial:
         answers: dict[str, Any] = self.record.setdefault("answer", {})
         return answers
 
-    def _fence_before(self) -> None:
-        """Nobody may listen where the server will."""
-        port = self.cell.server_parameters.get("port")
-        if port is not None and self._answers_on(port):
-            owner = ", ".join(procfs.listeners(port)) or "another process"
-            raise TrialError("port-in-use", f"port {port} is in use by {owner}")
-
-    def _answers_on(self, port: int) -> bool:
-        """Whether something accepts connections where the server does, or will."""
-        with socket.socket() as probe:
-            probe.settimeout(0.2)
-            return probe.connect_ex((str(self.server_values["address"]), port)) == 0
-
     def _make_runtime(self) -> bpftime.Runtime | None:
         """What traces in userspace, where the cell does."""
         adapter, options = self.tracer_adapter, self.cell.runtime
@@ -253,68 +206,13 @@ class Trial:
             return None
         return bpftime.Runtime(self.context, self.cell, options, adapter, self.directory)
 
-    def _start_server(self) -> None:
-        adapter = self.server_adapter
-        restrict = self._lend_to_server()
-        values = self.server_values
-        self.server = Child(
-            self.context.loop,
-            self.context.ledger,
-            "server",
-            fill_argv(adapter.argv, values, {}),
-            self.directory / "server.log",
-            {name: fill(text, values) for name, text in adapter.env.items()} | self._runtime_env,
-            restrict,
-            self.loan.user.uid if self.loan else None,
-        )
-
-    def _lend_to_server(self) -> list[str]:
-        """Give the server its folder, and a user of its own; out: what makes it that user's."""
-        if self.server_adapter.user == "root" or os.geteuid() != 0:
-            self._scratch("server").mkdir()
-            return []
-        context = self.context
-        self.loan = serveruser.lend(
-            serveruser.draw(),
-            self.server_adapter,
-            context.store,
-            self._server_files,
-            context.leftovers,
-        )
-        return self.loan.user.options(self.cell.server_parameters.get("port"))
-
-    def _wait_ready(self) -> None:
-        """Its own line, then a right answer."""
-        server, adapter = _must(self.server), self.server_adapter
-        pattern = re.compile(adapter.ready_line)
-        seen: list[str] = [line for line in server.lines if pattern.search(line)]
-        server.on_line = lambda line: seen.append(line) if pattern.search(line) else None
-        self.context.loop.until(lambda: bool(seen) or server.ended, adapter.ready_timeout_s)
-        server.on_line = None
-        if not seen:
-            if server.ended:
-                raise TrialError("server-died", f"server died before ready: {server.death()}")
-            raise TrialError(
-                "server-not-ready", f"server was not ready within {adapter.ready_timeout_s:g} s"
-            )
-        self._answers["before"] = self._check_answer("before")
-        self._note_user(server)
-
-    def _note_user(self, server: Child) -> None:
-        """Who the server really runs as, beside what its adapter asks for."""
-        asked = self.server_adapter.user
-        seen = serveruser.seen(procfs.descendants(server.pid))
-        self.record["server_user"] = {"asked": asked, "seen": seen}
-        self.flags += serveruser.flags(asked, seen)
-
-    def _check_answer(self, when: str) -> dict[str, Any]:
-        server = _must(self.server)
-        self._require_alive(server)
-        return answer.check(self.url, self.server_adapter.answer, self.cell.body_bytes, when)
+    def _note_user(self) -> None:
+        self.record["server_user"], flags = self.serving.user()
+        self.flags += flags
 
     def _start_tracer(self, adapter: TracerAdapter) -> Witness:
-        server = _must(self.server)
-        values = self.values(adapter.programs) | {"pid": server.pid}
+        server = self.serving.running
+        values = values_of(self.context, self.cell, adapter.programs) | {"pid": server.pid}
         values |= {"adapter": str(self.context.adapters / "tracers" / adapter.name)}
         mode = adapter.modes[self.cell.mode]
         mode_args = mode.args
@@ -336,7 +234,7 @@ class Trial:
             Scene(
                 loop=self.context.loop,
                 adapter=adapter,
-                server_adapter=self.server_adapter,
+                server_adapter=self.serving.adapter,
                 cell=self.cell,
                 tracer=self.tracer,
                 server=server,
@@ -349,13 +247,13 @@ class Trial:
 
     def _attach_runtime(self, traced: Witness) -> None:
         if self.runtime is not None:
-            server, tracer = _must(self.server), _must(self.tracer)
-            user = self.loan.user if self.loan else None
-            self.runtime.attach(server, tracer, traced.expected, user)
+            user = self.serving.loan.user if self.serving.loan else None
+            scene = traced.scene
+            self.runtime.attach(scene.server, scene.tracer, traced.expected, user)
 
     def _attest(self, when: str) -> None:
-        server = _must(self.server)
-        self._require_alive(server)
+        server = self.serving.running
+        server.require_alive()
         if self.witness is not None:
             evidence, against = self.witness.look(when)
         else:
@@ -364,18 +262,18 @@ class Trial:
         if evidence.problems:
             # A process that is ending has no memory any more: that it died is the reason.
             self.context.loop.until(lambda: server.returncode is not None, _DEATH_S)
-            self._require_alive(server)
+            server.require_alive()
         attestation = self.record.setdefault("attestation", {})
         attestation |= {"grade": evidence.grade, when: evidence.as_json()}
         if self.runtime is not None and against:
             more = self.runtime.complaint(server)
             against = [replace(against[0], text=against[0].text + more), *against[1:]]
-        if self.runtime is not None and when == "after":
-            self.reasons += self.runtime.bystanders([server, _must(self.tracer)])
+        if self.runtime is not None and self.witness is not None and when == "after":
+            self.reasons += self.runtime.bystanders([server, self.witness.scene.tracer])
         self.reasons += against
 
     def _run_measurement(self) -> None:
-        server = _must(self.server)
+        server = self.serving.running
         if self.witness is not None:
             self.witness.begin()
         server_pids = procfs.descendants(server.pid)
@@ -416,7 +314,7 @@ class Trial:
 
     def _living(self) -> list[int]:
         """The processes of ours that run now."""
-        children = (self.server, self.tracer)
+        children = (self.serving.child, self.tracer)
         own = [child.pid for child in children if child and child.returncode is None]
         return own + (self.load.pids if self.load is not None else [])
 
@@ -433,17 +331,17 @@ class Trial:
         scratch.mkdir()
         log = self.directory / "load.txt" if step == "measure" else scratch / "load.txt"
         parameters, body_bytes = self.cell.load_parameters, self.cell.body_bytes
-        order = loading.Order(adapter, parameters, body_bytes, duration_s, self.url)
+        order = loading.Order(adapter, parameters, body_bytes, duration_s, self.serving.url)
         self.load = loading.start(self.context, order, scratch, log)
         daemon = self.runtime.daemon if self.runtime is not None else None
-        load, watched = self.load, [c for c in (self.server, self.tracer, daemon) if c]
+        load, watched = self.load, [c for c in (self.serving.child, self.tracer, daemon) if c]
         self.context.loop.until(
             lambda: load.ended() or any(child.returncode is not None for child in watched),
             duration_s + adapter.overrun_s,
             _SAMPLE_S,
         )
         for child in watched:
-            self._require_alive(child)
+            child.require_alive()
         load.check()
         if not load.ended():
             load.stop(1.0)
@@ -462,12 +360,6 @@ class Trial:
         shutil.rmtree(scratch)
         return result
 
-    def _require_alive(self, child: Child) -> None:
-        """Raise when a process that must live has ended."""
-        if child.returncode is not None:
-            self.context.loop.until(lambda: child.ended, 1.0)
-            raise TrialError(f"{child.name}-died", f"{child.name} died: {child.death()}")
-
     # ---- stopping ------------------------------------------------------------------------
 
     def _stop(self) -> None:
@@ -478,36 +370,25 @@ class Trial:
             if self.load is not None:
                 self.load.stop(_LOAD_STOP_S)
             if self.runtime is not None:
-                self.runtime.before_stop([c for c in (self.server, self.tracer) if c])
+                self.runtime.before_stop([c for c in (self.serving.child, self.tracer) if c])
             if self.tracer is not None and self.tracer_adapter is not None:
                 adapter = self.tracer_adapter
                 self.tracer.stop(adapter.stop_signal, min(adapter.stop_timeout_s, most_s))
                 end = tracing.message(self.tracer, "end")
                 if end is not None:
                     self.record["end"] = end
-            if self.server is not None:
-                server_adapter = self.server_adapter
-                timeout_s = min(server_adapter.stop_timeout_s, most_s)
-                self.server.stop(server_adapter.stop_signal, timeout_s)
-            self._end_stragglers()
+            self.serving.stop(most_s)
+            self.reasons += self.serving.end_stragglers()
             if self.runtime is not None:
                 self.runtime.stop(most_s)
                 self.record["runtime"] = self.runtime.record
             self._clear_scratch()
             self.context.leftovers.remove()
 
-    def _end_stragglers(self) -> None:
-        """End what the server started outside of its session: its user is nobody else's."""
-        if self.loan is not None and self.server is not None:
-            user, since_ticks = self.loan.user, self.server.start_ticks
-            text = serveruser.end_stragglers(self.context.loop, user, since_ticks)
-            if text is not None:
-                self.reasons.append(Reason("left-behind", text))
-
     def _check_logs(self) -> None:
         """A log that could not be written is no trial's fault: the host cannot go on."""
         daemon = self.runtime.daemon if self.runtime is not None else None
-        for part in (self.server, self.tracer, self.load, daemon):
+        for part in (self.serving.child, self.tracer, self.load, daemon):
             if part is not None and part.log_error is not None:
                 raise part.log_error
 
@@ -520,25 +401,7 @@ class Trial:
                 text.rename(self.directory / "load.txt")
             # What cannot be removed is of no trial's record, and no reason to lose one.
             shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(self._scratch("server"), ignore_errors=True)
-
-    def _fence_after(self) -> None:
-        """The port is free again and no process of the trial lives."""
-        port = self.cell.server_parameters.get("port")
-        started = self.server is not None and self.server.returncode is not None
-        if (
-            port is None
-            or not started
-            or any(reason.code == "port-in-use" for reason in self.reasons)
-        ):
-            return
-        with self.context.loop.shielded():
-            free = self.context.loop.until(
-                lambda: not self._answers_on(port), _FENCE_TIMEOUT_S, 0.02
-            )
-        if not free:
-            text = f"port {port} still answers after the server was stopped"
-            self.reasons.append(Reason("left-behind", text))
+        self.serving.clear()
 
     def _tuning(self) -> dict[str, Any] | None:
         """Which CPUs each part got, and how many open files; None where the run does not tune."""
@@ -592,9 +455,3 @@ class Trial:
                 "flags": self.flags,
             },
         }
-
-
-def _must(child: Child | None) -> Child:
-    if child is None:
-        raise AssertionError("the step before starts it")
-    return child

@@ -49,6 +49,7 @@ class Scene:
 class Witness(Protocol):
     """What a trial asks, in this order; ``expected`` are the sites, once it is attached."""
 
+    scene: Scene
     expected: list[ExpectedSite]
 
     def attached(self) -> dict[str, Any]:
