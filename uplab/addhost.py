@@ -149,10 +149,10 @@ def offered(project: Path, new: NewHost) -> list[HostKey]:
     Raises:
         HostError: nothing answers, or another key was known for this address.
     """
-    from uplab import ssh
+    from uplab import sshlink
 
     place = endpoint(new.name, new.variables(project / PRIVATE / "known_hosts"))
-    keys = ssh.offered_keys(new.name, place)
+    keys = sshlink.offered_keys(new.name, place)
     known = known_keys(place.known_hosts, place.key_name)
     valid = [key for key in known if not key.revoked]
     agreeing = {key.base64 for key in valid} & {key.base64 for key in keys}

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests import proxy, sshd
-from uplab import adapters, hostzip, ssh
+from uplab import adapters, hostzip, ssh, sshlink
 from uplab.errors import EXIT_HOST, HostError, UplabError
 from uplab.ssh import SshHost
 from uplab.sshconfig import endpoint
@@ -466,7 +466,7 @@ def test_paramiko_prints_nothing_of_its_own() -> None:
 
 
 def test_all_keys_of_a_server_are_shown(connect: Connect, server: sshd.Server) -> None:
-    keys = ssh.offered_keys("h1", connect().endpoint)
+    keys = sshlink.offered_keys("h1", connect().endpoint)
     assert [key.short for key in keys] == [
         f"ED25519 {server.fingerprint()}",
         f"RSA {server.fingerprint('rsa')}",
@@ -476,7 +476,7 @@ def test_all_keys_of_a_server_are_shown(connect: Connect, server: sshd.Server) -
 def test_looking_at_keys_logs_nobody_in(connect: Connect, server: sshd.Server) -> None:
     log = server.folder / "sshd.log"
     before = log.read_text().count("Accepted publickey")
-    ssh.offered_keys("h1", connect().endpoint)
+    sshlink.offered_keys("h1", connect().endpoint)
     assert log.read_text().count("Accepted publickey") == before
 
 
@@ -484,4 +484,4 @@ def test_a_server_that_is_not_there_shows_no_keys(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(HostError, match="nothing listens on"):
-        ssh.offered_keys("h1", connect(ansible_port=port).endpoint)
+        sshlink.offered_keys("h1", connect(ansible_port=port).endpoint)
