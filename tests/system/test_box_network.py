@@ -8,8 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.lab import ROOT
+from tests.waiting import wait_for
 from uplab import box
 from uplab.box import network, record
 from uplab.box.record import Box
@@ -26,7 +26,6 @@ from uplab.errors import HostError, UsageError
 pytestmark = pytest.mark.timeout(300)
 
 LIMIT_S = 60.0
-POLL_S = 0.02
 BOXES = ROOT / ".uplab" / "boxes"
 #: In a box: answers each connection with the box's name, from all addresses.
 LISTEN = """
@@ -76,13 +75,6 @@ def namespaces() -> dict[int, str]:
         with suppress(OSError):
             found[int(path.parts[2])] = str(path.readlink())
     return found
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(POLL_S)
 
 
 def ask(argv: list[str]) -> str:

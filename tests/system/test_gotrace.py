@@ -34,9 +34,9 @@ from tests.system.tracing import (
     load_until_rest,
     run_wrk,
     sites_by_objdump,
-    wait_until,
     wrk_in_background,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.system.conftest import StartServer
@@ -263,7 +263,7 @@ def test_events_that_nobody_reads_leave_room_for_the_end(
     while requests < 8_000:
         requests += run_wrk(server.url)
     tracer.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: BREAKPOINT not in first_bytes(server))
+    wait_for(lambda: BREAKPOINT not in first_bytes(server))
     end, code, errors = tracer.finish()
     assert (code, errors) == (0, "")
     assert end["events"]["received"] == end["events"]["emitted"]
@@ -277,7 +277,7 @@ def test_nobody_ever_reads_and_it_still_ends(
     fill(writer)
     command = [str(gotrace_binaries / "gotrace"), "--pid", str(server.pid)]
     process = subprocess.Popen(command, stdout=writer)
-    wait_until(lambda: BREAKPOINT in first_bytes(server))
+    wait_for(lambda: BREAKPOINT in first_bytes(server))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=EXIT_TIMEOUT_S) == 0
     assert BREAKPOINT not in first_bytes(server)
@@ -305,7 +305,7 @@ def test_signal_under_load_leaves_a_server_that_answers(
     tracer = start_tracer(server.pid)
     attached = tracer.read()
     with wrk_in_background(server.url):
-        wait_until(lambda: hits_by_name(tracer.counters())["tls_write"] > 100)
+        wait_for(lambda: hits_by_name(tracer.counters())["tls_write"] > 100)
         end = tracer.stop(number)
     assert end["detach_ms"] > 0
     assert end["events"]["received"] == end["events"]["emitted"]
@@ -338,7 +338,7 @@ def test_killed_tracer_leaves_no_probe(
     tracer.process.kill()
     tracer.process.wait()
     original = bytes_in_file(attached["exe"], attached)
-    wait_until(lambda: bytes_in_memory(server.pid, attached) == original)
+    wait_for(lambda: bytes_in_memory(server.pid, attached) == original)
     assert run_wrk(server.url) > 0
 
 
@@ -350,7 +350,7 @@ def test_target_killed_while_traced(
     tracer = start_tracer(server.pid, "--attach", attach)
     tracer.read()
     with wrk_in_background(server.url):
-        wait_until(lambda: hits_by_name(tracer.counters())["tls_write"] > 100)
+        wait_for(lambda: hits_by_name(tracer.counters())["tls_write"] > 100)
         server.process.kill()
         end, code, errors = tracer.finish()
     assert code == 17
@@ -478,7 +478,7 @@ def test_no_such_process(gotrace_binaries: Path) -> None:
 
 def test_not_a_go_program(gotrace_binaries: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        wait_until(lambda: Path(f"/proc/{process.pid}/exe").resolve().name == "sleep")
+        wait_for(lambda: Path(f"/proc/{process.pid}/exe").resolve().name == "sleep")
         code, line = fails(trace(gotrace_binaries, process.pid))
         process.kill()
     assert code == 11
@@ -491,7 +491,7 @@ def test_unknown_symbol(gotrace_binaries: Path, tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text(source, encoding="ascii")
     subprocess.run(["go", "build", "-o", "bare", "."], cwd=tmp_path, check=True)
     with subprocess.Popen([str(tmp_path / "bare")], stdin=subprocess.PIPE) as process:
-        wait_until(lambda: Path(f"/proc/{process.pid}/exe").resolve().name == "bare")
+        wait_for(lambda: Path(f"/proc/{process.pid}/exe").resolve().name == "bare")
         code, line = fails(trace(gotrace_binaries, process.pid))
     assert code == 11
     assert "crypto/tls.(*Conn)." in line

@@ -35,9 +35,9 @@ from tests.system.tracing import (
     hits_by_name,
     load_until_rest,
     run_wrk,
-    wait_until,
     wrk_in_background,
 )
+from tests.waiting import wait_for
 from uplab.hostside import store
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def test_killed_part_fails_the_whole(start_server: StartServer, start_tracer: St
     assert_one_line(errors)
     assert "userspace part failed (signal 9)" in errors
     original = bytes_in_file(attached["exe"], attached)
-    wait_until(lambda: bytes_in_memory(server.pid, attached) == original)
+    wait_for(lambda: bytes_in_memory(server.pid, attached) == original)
     assert run_wrk(server.url) > 0
 
 
@@ -265,9 +265,9 @@ def test_killed_gotrace_takes_its_part_along(
     part = part_of(tracer)
     tracer.process.kill()
     tracer.process.wait()
-    wait_until(lambda: ended(part))
+    wait_for(lambda: ended(part))
     original = bytes_in_file(attached["exe"], attached)
-    wait_until(lambda: bytes_in_memory(server.pid, attached) == original)
+    wait_for(lambda: bytes_in_memory(server.pid, attached) == original)
     assert run_wrk(server.url) > 0
 
 
@@ -292,7 +292,7 @@ def test_signal_while_the_parts_attach(
     tracer.process.send_signal(signal.SIGTERM)
     end, code, errors = tracer.finish()
     assert (code, errors, end["reason"]) == (0, "", "SIGTERM")
-    wait_until(lambda: BREAKPOINT not in first_bytes(server))
+    wait_for(lambda: BREAKPOINT not in first_bytes(server))
 
 
 def test_target_killed_while_traced(start_server: StartServer, start_tracer: StartTracer) -> None:
@@ -300,7 +300,7 @@ def test_target_killed_while_traced(start_server: StartServer, start_tracer: Sta
     tracer = start_tracer(server.pid, *ALL_ENTRIES)
     tracer.read()
     with wrk_in_background(server.url):
-        wait_until(lambda: hits_by_name(tracer.counters())["tls_write"] > 100)
+        wait_for(lambda: hits_by_name(tracer.counters())["tls_write"] > 100)
         server.process.kill()
         end, code, errors = tracer.finish()
     assert code == 17
@@ -562,7 +562,7 @@ def test_probe_cost_told_to_stop_leaves_nothing(
     started = tmp_path / "started"
     script = f"#!/bin/sh\necho >{started}\nsleep 600\n"
     process = start_cost(library(LEAVES_TRACES, NO_PROBE), script)
-    wait_until(started.exists)
+    wait_for(started.exists)
     process.send_signal(number)
     output, _ = process.communicate(timeout=EXIT_TIMEOUT_S)
     # That no process is left, the guard in tests/conftest.py sees to.
@@ -633,7 +633,7 @@ def test_placement_in_a_real_bpftime(
         found = zip(attached["sites"], original, bytes_in_memory(server.pid, attached), strict=True)
         return all(byte in looks.get(site["placement"], {was}) for site, was, byte in found)
 
-    wait_until(in_place)
+    wait_for(in_place)
     requests = load_until_rest(server)
     tracer.process.send_signal(signal.SIGTERM)
     end, code, _ = tracer.finish()

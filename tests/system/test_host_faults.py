@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.system.away import PACKAGES, RUNS, Away, clean, prepared, wait_for
+from tests.system.away import PACKAGES, RUNS, Away, clean, prepared
 from tests.system.lab import ROOT, write_adapter
 from tests.system.reliability import IN_THE_LOAD, Struck, named
+from tests.waiting import wait_for
 from uplab import box
 from uplab.box import container
 from uplab.box.record import Box

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.away import LIMIT_S, Away, clean, follow_until, prepared, wait_for
+from tests.system.away import LIMIT_S, Away, clean, follow_until, prepared
+from tests.waiting import wait_for
 from uplab import checksums
 from uplab.box.record import Box
 

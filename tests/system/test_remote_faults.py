@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 from tests import proxy
-from tests.system.away import LIMIT_S, Away, clean, prepared, wait_for
+from tests.system.away import LIMIT_S, Away, clean, prepared
 from tests.system.lab import ROOT, write_adapter
 from tests.system.reliability import GO_ON, Struck, named
+from tests.waiting import wait_for
 from uplab import box, results
 from uplab.box import container
 from uplab.box.record import Box

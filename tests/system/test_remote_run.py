@@ -18,9 +18,9 @@ from tests.system.away import (
     clean,
     follow_until,
     prepared,
-    wait_for,
 )
 from tests.system.lab import ROOT
+from tests.waiting import wait_for
 from uplab.box.record import Box
 
 # The first test may have to make the image that boxes stand on, which takes a minute and more.
@@ -46,7 +46,7 @@ def test_from_the_command_to_the_report(away: Away) -> None:
     run_dir = away.collected()
     record = assert_complete(run_dir)
     assert record["host"] == away.box.name
-    assert f"report: {run_dir}/report/report.md" in said
+    assert f"report: {run_dir}/report/report.html" in said
     assert (run_dir / "report" / "report.md").exists()
 
 

@@ -10,7 +10,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +85,9 @@ def test_exits_at_once_with_a_connection_open(
     connection = connect(kind, server.port, tls_files[0])
     connection.request("GET", "/")
     connection.getresponse().read()
-    started_s = time.monotonic()
     server.process.send_signal(number)
+    # The connection stays open: who waited for it would wait for ever.
     assert server.process.wait(EXIT_TIMEOUT_S) == 0
-    assert time.monotonic() - started_s < 1.0
     connection.close()
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.system.conftest import Server
@@ -47,7 +48,7 @@ class Tracer:
     def wait_for_order(self) -> None:
         """Returns once a signal ends it in order: the first thing that it does is to say so."""
         status = Path(f"/proc/{self.process.pid}/status")
-        wait_until(lambda: signal.SIGTERM in signals(status, "SigBlk"))
+        wait_for(lambda: signal.SIGTERM in signals(status, "SigBlk"))
 
     def read(self) -> Json:
         assert self.process.stdout is not None
@@ -102,7 +103,7 @@ def load_until_rest(server: Server) -> int:
     """Loads the server and waits until it has closed every connection; returns the requests."""
     before = sockets_of(server.pid)
     requests = run_wrk(server.url)
-    wait_until(lambda: sockets_of(server.pid) <= before)
+    wait_for(lambda: sockets_of(server.pid) <= before)
     return requests
 
 
@@ -168,13 +169,6 @@ def sites_by_objdump(binary: Path) -> set[tuple[str, int]]:
         if ret_name:
             sites |= {(ret_name, int(at, 16)) for at, name in lines if name.startswith("ret")}
     return sites
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = EXIT_TIMEOUT_S) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "timed out"
-        time.sleep(POLL_INTERVAL_S)
 
 
 def fails(command: Sequence[str]) -> tuple[int, str]:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from tests import proxy, sshd
 from tests.unit.test_remote import REGISTRY, experiment, planned
+from tests.waiting import wait_for
 from uplab import arrival, checksums, detached, fetchrun, hostzip
 from uplab.detached import DetachedRun, End
 from uplab.errors import EXIT_HOST, EXIT_INTERRUPTED, HostError, UplabError, UsageError
@@ -28,8 +28,6 @@ from uplab.hostside.spec import Plan
 from uplab.remote import Host, LocalHost
 from uplab.ssh import SshHost
 from uplab.sshconfig import endpoint
-
-LIMIT_S = 60.0
 
 
 @dataclass
@@ -106,13 +104,6 @@ def spot(request: pytest.FixtureRequest) -> Spot:
 def line_of(spot: Spot) -> proxy.Proxy:
     assert spot.line is not None
     return spot.line
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.01)
 
 
 class Leave(Exception):

@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import pip as pip_module
 import pytest
 
+from tests.waiting import wait_for
 from tools import bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,13 +234,6 @@ def slow_index() -> Iterator[SlowIndex]:
     index.close()
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true"
-        time.sleep(POLL_INTERVAL_S)
-
-
 def test_a_second_call_installs_nothing_and_says_nothing(made: Small) -> None:
     before = (made.venvs, (made.venv / "uplab" / "place").stat().st_mtime_ns)
     done = made.run("again")
@@ -325,7 +318,7 @@ def test_an_environment_in_use_outlives_two_changes_of_the_lock_file(
 ) -> None:
     flag = tmp_path / "running"
     running = small.start("wait", str(flag))
-    wait_until(flag.exists)
+    wait_for(flag.exists)
     first = small.venv
     for version in ("2.0", "3.0"):
         small.pin(version)

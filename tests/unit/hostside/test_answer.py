@@ -206,7 +206,7 @@ def test_a_server_that_answers_drop_by_drop_is_not_waited_for() -> None:
 
     def drip(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        for _ in range(60):
+        for _ in range(1200):
             connection.sendall(b"x")
             if done.wait(0.05):
                 return
@@ -217,7 +217,7 @@ def test_a_server_that_answers_drop_by_drop_is_not_waited_for() -> None:
         took_s = time.monotonic() - began_s
         done.set()
     assert error.code in ("no-answer", "wrong-answer")
-    assert took_s < 2.0, "waited for all 3 s of it"
+    assert took_s < 50.0, "waited for all 60 s of it"
 
 
 @pytest.mark.usefixtures("quick")

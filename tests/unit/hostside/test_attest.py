@@ -5,14 +5,14 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_for
 from uplab.hostside import attest, procfs
 from uplab.hostside.attest import (
     Evidence,
@@ -36,13 +36,6 @@ if sys.argv[1:]:
 print("ready", flush=True)
 time.sleep(60)
 """
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 @dataclass(frozen=True)

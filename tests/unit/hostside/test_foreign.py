@@ -245,6 +245,6 @@ def test_a_flood_of_events_costs_little(loop: Loop, tmp_path: Path) -> None:
     assert lines > 50_000
     assert child.death() == "exit code 0, last line: end"
     spent_s = after.user + after.system - before.user - before.system
-    # Seen: 0.13 s for 60 MB.
-    assert spent_s < 0.4 * child.output_bytes / 60e6
+    # Seen: 0.13 s for 60 MB, which is 0.07 of a core.
+    assert spent_s < 1.0 * child.output_bytes / 60e6
     assert (tmp_path / "log").stat().st_size < 17 << 20

@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import wait_for
 from uplab import adapters, hostzip
 from uplab.errors import UplabError
 from uplab.hostside import frames, loadagent, lock, procfs, reaching
@@ -93,13 +93,6 @@ def connected(agent: dict[str, Any]) -> Iterator[tuple[Far, Loop]]:
             yield far, loop
         finally:
             far.close()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.02)
 
 
 def order(stay_s: int = 0, url: str = "http://127.0.0.1:9/", **more: int) -> Order:
