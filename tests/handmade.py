@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uplab.results import Cell, Cpu, Hits, Load, PlannedCell, Reason, Run, Site, Trial
+from uplab.measured import Cell, Cpu, Hits, Load, PlannedCell, Reason, Run, Site, Trial
 
 
 def cell(mode: str, server: str = "https", **changes: Any) -> Cell:

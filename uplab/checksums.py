@@ -77,8 +77,13 @@ def _walk(root: str, inside: str) -> Iterator[str]:
 def read_sums(run_dir: Path) -> dict[str, str]:
     """The digests that SHA256SUMS gives, by file; errors as for :func:`differences`."""
     place = run_dir / SUMS_FILE
+    return parse_sums(text_of(place, MAX_SUMS_BYTES), str(place))
+
+
+def parse_sums(text: str, place: str) -> dict[str, str]:
+    """The digests in the text of a SHA256SUMS; `place` is its name in an error."""
     expected: dict[str, str] = {}
-    for number, line in enumerate(text_of(place, MAX_SUMS_BYTES).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line:
             continue
         match = _SUM_LINE.fullmatch(line)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from uplab.estimates import median
 from uplab.hostside import judge
 from uplab.hostside.spec import HitsRule
-from uplab.results import Declared, Hits, Trial
+from uplab.measured import Declared, Hits, Trial
 
 EMITTED, RECEIVED, LOST = "events emitted", "events received", "events lost"
 #: The host's reason for a trial whose tracer lost events (see uplab/hostside/reasons.py).

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from uplab.estimates import Estimate, median
-from uplab.results import Cell, HitCost, Site, Trial
+from uplab.measured import Cell, HitCost, Site, Trial
 
 #: The class of a site that lies in userspace, whatever its instruction is.
 USERSPACE = "userspace"

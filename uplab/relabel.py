@@ -11,7 +11,7 @@ from pathlib import Path
 from uplab import checksums
 from uplab.errors import HostError
 from uplab.hostside.rundir import PART_PREFIX, sync_path
-from uplab.results import Sequential
+from uplab.measured import Sequential
 
 _RECORD = "run.json"
 # Not the name under which the checksums over everything are written: those may be cut off.

@@ -11,17 +11,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from uplab import tuned
 from uplab.checksums import SUMS_FILE, differences_of, list_files
 from uplab.errors import GateError, UsageError
 from uplab.fields import Fields
 from uplab.hostside.spec import HitsRule
-
-__all__ = ["Cell", "Run", "Trial", "load", "newest", "trial_directory"]
+from uplab.measured import (
+    Cell,
+    Cpu,
+    Declared,
+    DeclaredSite,
+    HitCost,
+    Hits,
+    Load,
+    LoadHost,
+    PlannedCell,
+    Reason,
+    Run,
+    Sequential,
+    ServerUser,
+    Site,
+    Trial,
+)
 
 SCHEMA = 1
 MAX_TRIALS = 200_000
@@ -37,265 +52,6 @@ SERVER_USERS = ("own", "root")
 CELL_STATUSES = ("available", "not available here", "not applicable")
 
 _TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,250}")
-
-
-# ------------------------------------------------------------------------------------ what is read
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One combination of server, mode, tracer, body size and load, and how userspace was traced.
-
-    `runtime` holds the options of the userspace runtime by name; empty where there is none.
-    """
-
-    cell_id: str
-    server: str
-    mode: str
-    tracer: str | None
-    body_bytes: int
-    load: str
-    load_parameters: Mapping[str, Any]
-    loader: str | None
-    placement: Any
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCell:
-    """A cell of the matrix and whether this host could run it; the reason where it could not."""
-
-    cell: Cell
-    status: str
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeclaredSite:
-    """What the tracer's adapter says of a site in one cell: its placement, and its range of hits.
-
-    `rule` is None where no range is declared for the server.
-    """
-
-    placement: str | None
-    rule: HitsRule | None
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """What the adapters declare for a cell: its sites in their order, and its events."""
-
-    sites: Mapping[str, DeclaredSite]
-    events: HitsRule | None
-
-
-@dataclass(frozen=True, slots=True)
-class HitCost:
-    """What one probe hit costs on this host: by class of instruction, or in userspace.
-
-    `instruction_class` is None where the measurement failed as a whole. `runtime` holds what a cost
-    in userspace depends on: `jit` and `bpftime_prefix`, as the cells name them.
-    """
-
-    tracer: str | None
-    instruction_class: str | None
-    instruction: str | None
-    ns_per_hit: float | None
-    hits: int | None
-    calls: int | None
-    attach: str | None
-    error: str | None
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the load generator reported for the measured part of one trial."""
-
-    requests: int | None
-    elapsed_s: float | None
-    requests_per_s: float | None
-    read_bytes: int | None
-    transfer_bytes_per_s: float | None
-    latency_us: Mapping[str, float | None]
-    socket_errors: Mapping[str, int | None]
-    non_2xx_responses: int | None
-    histogram_count: int | None
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cpu:
-    """CPU seconds of each part while the load measured, and what disturbed it."""
-
-    window_s: float | None
-    cores: int | None
-    server_s: float | None
-    server_us_per_request: float | None
-    tracer_s: float | None
-    load_s: float | None
-    hostside_s: float | None
-    busy_s: float | None
-    foreign_s: float | None
-    steal_s: float | None
-    steal_pct: float | None
-    foreign_pct: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One probe site and how often it was hit."""
-
-    name: str
-    at: str | None
-    instruction_class: str | None
-    hits: int | None
-    hits_per_request: float | None
-    placement: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """The tracer's own counters over the measured part of one trial.
-
-    `warm_up_requests` are the requests that belong to them where the kernel counted instead, in
-    the warm-up; `elsewhere` says that some of them may be of other processes.
-    """
-
-    attach: str | None
-    sites: tuple[Site, ...]
-    per_request_by_name: Mapping[str, float | None]
-    events_emitted: int | None
-    events_received: int | None
-    events_lost: int | None
-    by_name: Mapping[str, int | None] = field(default_factory=dict)
-    warm_up_requests: int | None = None
-    elsewhere: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ServerUser:
-    """Who the server of a trial ran as: what its adapter asks for, and what the kernel said.
-
-    `capabilities` are those of any of its `processes`, `as_root` are the processes of root.
-    """
-
-    asked: str
-    processes: int
-    as_root: int
-    capabilities: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a trial is invalid: a fixed code and the host's words."""
-
-    code: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One cell measured once in one block."""
-
-    name: str
-    number: int
-    block: int
-    attempt: int
-    position: int | None
-    cell: Cell
-    started_utc: str | None
-    started_monotonic_ns: int | None
-    wall_s: float | None
-    load_elapsed_s: float | None
-    load: Load | None
-    cpu: Cpu | None
-    hits: Hits | None
-    attestation_grade: str | None
-    valid: bool
-    reasons: tuple[Reason, ...]
-    flags: tuple[str, ...]
-    server_user: ServerUser | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadHost:
-    """The second machine that the load ran on, and what was between it and the server's host.
-
-    `rtt_min_us` and `rtt_median_us` are of a message of ours there and back, before the first
-    trial; `clock_offset_s` is what its clock was ahead of the host's, by at most
-    `clock_uncertainty_s` more or less. The two speeds are those of the interfaces that lead from
-    either to the other, None where the kernel knows none.
-    """
-
-    name: str
-    server_address: str
-    rtt_min_us: float | None
-    rtt_median_us: float | None
-    clock_offset_s: float | None
-    clock_uncertainty_s: float | None
-    host_mbit_s: int | None
-    load_host_mbit_s: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Sequential:
-    """How blocks were added until overheads were known, which makes their intervals sequential.
-
-    `half_width_pp` was wanted: half the width of a 95 % interval, in percentage points. `looks`
-    are the numbers of blocks at which the figures were looked at, `reached` and `not_reached` hold
-    the ids of the cells at the last look; `stopped` says why it was the last one, None where it was
-    not.
-    """
-
-    half_width_pp: float
-    looks: tuple[int, ...] = ()
-    reached: tuple[str, ...] = ()
-    not_reached: tuple[str, ...] = ()
-    stopped: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run directory.
-
-    `verified` says that every byte matches SHA256SUMS; where it is False, `not_verified_because`
-    holds why, one line each. `loops` says of each load whether it is `closed` or `open`, `declared`
-    what holds for each traced cell; a run of an earlier uplab says neither. `sequential` is None
-    where the number of blocks was fixed beforehand, `load_host` where the load ran on the host.
-    """
-
-    path: Path
-    verified: bool
-    not_verified_because: tuple[str, ...]
-    run_id: str
-    host: str
-    matrix_name: str
-    matrix_source: str | None
-    matrix_sha256: str | None
-    matrix: Mapping[str, Any]
-    seed: int
-    blocks: int
-    plan_sha256: str
-    uplab_version: str
-    pins: Mapping[str, Any]
-    artifacts: Mapping[str, Any]
-    cells: tuple[PlannedCell, ...]
-    hit_costs: tuple[HitCost, ...]
-    started_utc: str
-    ended_utc: str | None
-    outcome: str
-    error: str | None
-    trials_planned: int | None
-    provenance: str
-    fingerprint_before: Mapping[str, Any] = field(default_factory=dict)
-    fingerprint_after: Mapping[str, Any] = field(default_factory=dict)
-    trials: tuple[Trial, ...] = ()
-    loops: Mapping[str, str] = field(default_factory=dict)
-    touched: tuple[str, ...] = ()
-    declared: Mapping[str, Declared] = field(default_factory=dict)
-    sequential: Sequential | None = None
-    load_host: LoadHost | None = None
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -419,7 +175,10 @@ def _run(fields: Fields, run_dir: Path) -> Run:
             cell_id: _declared(part) for cell_id, part in fields.parts_by_name("declared").items()
         },
         sequential=fields.maybe("sequential", _sequential),
+        tuned=fields.maybe("tuning", tuned.read),
         load_host=fields.maybe("load_from", _load_host),
+        not_attested=fields.texts("not_attested"),
+        redacted_from=fields.maybe("redacted", lambda part: part.text("of_sha256")),
     )
 
 
@@ -573,6 +332,7 @@ def _trial(run_dir: Path, name: str, plan_sha256: str, cells: dict[str, Cell]) -
         ),
         flags=verdict.texts("flags"),
         server_user=fields.maybe("server_user", _server_user),
+        cpus=_cpus(fields.part_or_empty("tuning").part_or_empty("cpus")),
     )
 
 
@@ -587,6 +347,22 @@ def _server_user(fields: Fields) -> ServerUser:
         as_root=sum(count for count, uids in counts if 0 in uids),
         capabilities=tuple(sorted({name for part in seen for name in part.texts("capabilities")})),
     )
+
+
+_CPU_LIST = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*")
+
+
+def _cpus(fields: Fields) -> dict[str, int]:
+    """How many CPUs each role got, from the kernel's form: `0-2,5`."""
+    counts = {}
+    for role in ("server", "tracer", "load"):
+        text = fields.optional_text(role)
+        if text is not None:
+            if _CPU_LIST.fullmatch(text) is None:
+                raise fields.wrong(role, "a list of CPUs, such as 0-2,5")
+            ends = [part.partition("-") for part in text.split(",")]
+            counts[role] = sum(abs(int(last or first) - int(first)) + 1 for first, _, last in ends)
+    return counts
 
 
 def _shared_cell(cell: Cell, cells: dict[str, Cell], fields: Fields) -> Cell:

@@ -28,10 +28,10 @@ from uplab.fields import Fields
 from uplab.hostside.doctor import AVAILABLE
 from uplab.hostside.spec import Earlier, Plan
 from uplab.matrix import Experiment
+from uplab.measured import Run, Trial
 from uplab.plan import JudgedCell
 from uplab.remote import Host
 from uplab.report.model import Report
-from uplab.results import Run, Trial
 from uplab.sequential import FIRST_LOOK
 from uplab.untilci import Until
 from uplab.view import Screen

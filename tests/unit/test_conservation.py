@@ -17,7 +17,7 @@ from uplab.conservation import (
     trials_that_lost,
 )
 from uplab.hostside.spec import HitsRule
-from uplab.results import Declared, DeclaredSite, Hits, Reason, Site, Trial
+from uplab.measured import Declared, DeclaredSite, Hits, Reason, Site, Trial
 
 DECLARED = Declared(
     sites={

@@ -10,7 +10,7 @@ from tests.runs import edit_json, make_run
 from uplab import adapters, declared, results
 from uplab.hostside import spec
 from uplab.hostside.spec import Adapters, Cell, HitsRule, ModeSpec, Placing, Site
-from uplab.results import Declared, DeclaredSite
+from uplab.measured import Declared, DeclaredSite
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = adapters.load([ROOT / "tests" / "data" / "adapters"])

@@ -15,9 +15,9 @@ from uplab.errors import HostError, UplabError, UsageError
 from uplab.hostside.doctor import AVAILABLE, NOT_AVAILABLE
 from uplab.hostside.spec import LoadFrom
 from uplab.loadfrom import PairedHost
+from uplab.measured import LoadHost
 from uplab.remote import Facts, Query, Take
 from uplab.report import sentences
-from uplab.results import LoadHost
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "5ec2e7" * 8

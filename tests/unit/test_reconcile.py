@@ -7,6 +7,7 @@ import pytest
 from tests.handmade import cell, hits_of, run_of, trial
 from uplab.analysis import analyse
 from uplab.estimates import Estimate
+from uplab.measured import Cell, HitCost, Hits, Trial
 from uplab.reconcile import (
     UNKNOWN_CLASS,
     UNKNOWN_SITES,
@@ -15,7 +16,6 @@ from uplab.reconcile import (
     expected_us,
     reconcile,
 )
-from uplab.results import Cell, HitCost, Hits, Trial
 
 COSTS = (
     HitCost("gotrace", "emulated", "55", 600.0, 1, 1, None, None),

@@ -17,7 +17,8 @@ from uplab import checksums, fields, results
 from uplab.errors import GateError, UplabError, UsageError
 from uplab.hostside import sums
 from uplab.hostside.spec import HitsRule
-from uplab.results import DeclaredSite, load, newest, trial_directory
+from uplab.measured import DeclaredSite
+from uplab.results import load, newest, trial_directory
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from uplab.detached import DetachedRun
 from uplab.errors import HostError, InvalidError, UplabError, UsageError
 from uplab.hostside import sums
 from uplab.hostside.spec import Adapters, Cell, Limits, Plan, Repeat
+from uplab.measured import Sequential
 from uplab.remote import LocalHost
 from uplab.report.model import Report
-from uplab.results import Sequential
 from uplab.sequential import look
 from uplab.untilci import Until, read
 from uplab.view import Screen, View

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 from uplab.fields import bytes_of
 from uplab.hostside import histogram
-from uplab.results import Run, Trial, trial_directory
+from uplab.measured import Run, Trial
+from uplab.results import trial_directory
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 HISTOGRAM_FILE = "load.hist"
-PERCENTILES = (50.0, 90.0, 99.0)
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+# Ten for each power of ten of 1 / (1 - p): evenly spaced on the axis that latencies are drawn on.
+CURVE = tuple(float(f"{100 * (1 - 10 ** (-step / 10)):.6g}") for step in range(41))
 # Buckets up to 4.2 s are added up in one array; the few above it, one by one.
 _DENSE_US = 2**22
 _AT_ONCE = 2
@@ -33,7 +36,8 @@ _MOST_US = 2**32 - 1
 class Latency:
     """Pooled latencies of a cell.
 
-    `percentiles_us` in the order of PERCENTILES, `samples` what the histograms hold (a load that
+    `percentiles_us` in the order of PERCENTILES, `curve_us` in that of CURVE; None where there are
+    too few samples for one to lie above it. `samples` is what the histograms hold (a load that
     corrects for what it missed holds more than there were requests), `trials` how many were pooled,
     `problems` why others were not.
     """
@@ -42,6 +46,7 @@ class Latency:
     samples: int
     trials: int
     problems: tuple[str, ...]
+    curve_us: tuple[int | None, ...] = ()
 
 
 def pooled(run: Run, trials: Sequence[Trial]) -> Latency:
@@ -57,10 +62,11 @@ def pooled(run: Run, trials: Sequence[Trial]) -> Latency:
             else:
                 pool.add(*result)
     return Latency(
-        percentiles_us=tuple(pool.percentile(p) for p in PERCENTILES),
+        percentiles_us=pool.percentiles(PERCENTILES),
         samples=pool.samples,
         trials=len(trials) - len(problems),
         problems=tuple(problems),
+        curve_us=pool.percentiles(CURVE),
     )
 
 
@@ -89,14 +95,30 @@ class Pool:
             self._tail[value_us] += count
         self.samples += int(counts.sum(dtype=np.int64))
 
+    def percentiles(self, wanted: Sequence[float]) -> tuple[int | None, ...]:
+        """The given percentiles in microseconds by nearest rank.
+
+        None where no sample lies above it: of a thousand samples the 99.99th percentile is but the
+        slowest one.
+        """
+        import numpy as np
+
+        reached = np.cumsum(self._dense)
+        ranks = [max(1, histogram.rank_of(p, self.samples)) for p in wanted]
+        return tuple(self._at(rank, reached) if rank < self.samples else None for rank in ranks)
+
     def percentile(self, p: float) -> int | None:
         """The p-th percentile in microseconds by nearest rank; None without a sample."""
         import numpy as np
 
         if self.samples == 0:
             return None
-        rank = histogram.rank_of(p, self.samples)
-        reached = np.cumsum(self._dense)
+        return self._at(histogram.rank_of(p, self.samples), np.cumsum(self._dense))
+
+    def _at(self, rank: int, reached: NDArray[np.int64]) -> int | None:
+        """The value of a rank; `reached` is how many samples lie at or below each dense value."""
+        import numpy as np
+
         below = int(reached[-1]) if len(reached) else 0
         if rank <= below:
             return int(np.searchsorted(reached, rank))

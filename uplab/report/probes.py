@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from uplab.analysis import CellSummary, Group
 from uplab.conservation import Balance
+from uplab.measured import HitCost
 from uplab.reconcile import USERSPACE, Reconciliation
 from uplab.report import text
 from uplab.report.table import Table
-from uplab.results import HitCost
 
 
 def placement(group: Group) -> Table:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from uplab.analysis import BASELINE, Analysis, asked_per_s, hits_per_request
+from uplab.measured import Run, Trial
 from uplab.report import columns, text
-from uplab.results import Run, Trial
 
-_FIELDS: dict[str, Callable[[Trial], Any]] = {
+FIELDS: dict[str, Callable[[Trial], Any]] = {
     "trial": lambda t: t.name,
     "number": lambda t: t.number,
     "block": lambda t: t.block,
@@ -64,15 +64,15 @@ def render(run: Run, analysis: Analysis) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_FIELDS, "counted", "sequential"])
+    writer.writerow([*FIELDS, "counted", "sequential"])
     for trial in run.trials:
-        shown = [_field(read(trial)) for read in _FIELDS.values()]
+        shown = [_field(read(trial)) for read in FIELDS.values()]
         counted = _yes(trial.name in analysis.counted)
-        writer.writerow([*shown, counted, _field(_stopping(trial, run))])
+        writer.writerow([*shown, counted, _field(stopping(trial, run))])
     return out.getvalue()
 
 
-def _stopping(trial: Trial, run: Run) -> str | None:
+def stopping(trial: Trial, run: Run) -> str | None:
     """Whether the cell's overhead was known well enough; None where nobody looked meanwhile."""
     if run.sequential is None:
         return None

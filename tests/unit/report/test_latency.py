@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.runs import make_run
 from uplab import results
 from uplab.hostside import histogram
-from uplab.report.latency import PERCENTILES, Pool, pooled
+from uplab.measured import Run
+from uplab.report.latency import CURVE, PERCENTILES, Pool, pooled
 
 SHAPES = st.dictionaries(
     st.integers(0, 2**32 - 1) | st.integers(0, 300) | st.integers(2**22 - 2, 2**22 + 2),
@@ -26,10 +27,12 @@ def test_the_quick_pool_agrees_with_the_plain_one(
     pool = Pool()
     for values, counts in shapes:
         pool.add(np.array(values, dtype="<u4"), np.array(counts, dtype="<u4"))
-    assert pool.percentile(p) == histogram.percentile(*histogram.pool(shapes), p)
+    plain = histogram.percentile(*histogram.pool(shapes), p)
+    assert pool.percentile(p) == plain
+    assert pool.percentiles([p])[0] in (plain, None)
 
 
-def run_with(tmp_path: Path, contents: list[bytes | None]) -> results.Run:
+def run_with(tmp_path: Path, contents: list[bytes | None]) -> Run:
     run_dir = make_run(tmp_path / "run", servers=("https",), modes=("none",), blocks=len(contents))
     for trial, content in zip(sorted((run_dir / "trials").iterdir()), contents, strict=True):
         (trial / "load.hist").unlink()
@@ -43,7 +46,10 @@ def test_trials_are_pooled_not_averaged(tmp_path: Path) -> None:
     slow = histogram.encode([9_000], [11])
     run = run_with(tmp_path, [busy, slow])
     found = pooled(run, run.trials)
-    assert dict(zip(PERCENTILES, found.percentiles_us, strict=True)) == {50: 100, 90: 100, 99: 9000}
+    # Of a thousand samples none lies above the 99.99th percentile.
+    expected = {50: 100, 90: 100, 99: 9000, 99.9: 9000, 99.99: None}
+    assert dict(zip(PERCENTILES, found.percentiles_us, strict=True)) == expected
+    assert dict(zip(CURVE, found.curve_us, strict=True))[90] == 100
     assert (found.samples, found.trials, found.problems) == (1000, 2, ())
 
 
@@ -82,5 +88,5 @@ def test_the_quick_reader_refuses_what_decode_refuses(
 
 def test_no_trial_has_no_percentiles(tmp_path: Path) -> None:
     run = run_with(tmp_path, [histogram.encode([], [])])
-    assert pooled(run, ()).percentiles_us == (None, None, None)
-    assert pooled(run, run.trials).percentiles_us == (None, None, None)
+    for found in (pooled(run, ()), pooled(run, run.trials)):
+        assert set(found.percentiles_us) == set(found.curve_us) == {None}
