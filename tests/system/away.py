@@ -9,21 +9,20 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.system import tasks
+from tests import tasks
 from tests.system.lab import ROOT, free_port, probe_files
 from tests.tarball import packed
+from tests.waiting import wait_for
 from uplab import box, checksums
 from uplab.box.record import Box, Network
 
 LIMIT_S = 120.0
-POLL_S = 0.05
 RUNS = "/var/lib/uplab/runs"
 PROGRAMS = "/opt/programs"
 #: What the load generator and the tracer are linked with.
@@ -175,13 +174,6 @@ def _done(argv: Sequence[str], stdin: bytes = b"") -> bytes:
     done = subprocess.run(argv, input=stdin, capture_output=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(POLL_S)
 
 
 def follow_until(process: subprocess.Popen[str], text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import tasks
+from tests import tasks
 from tests.system.lab import ROOT
 from tests.unit.bundle import bundles
 from uplab import box

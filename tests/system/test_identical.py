@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests import tasks
 from tests.conftest import bpf_works
-from tests.system import tasks
 from tests.system.lab import ROOT
 from uplab import adapters, box, matrix, plan, provision
 from uplab.box import Box

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import sshd
-from tests.system import tasks
+from tests import sshd, tasks
 from uplab import inventory
 
 ROOT = Path(__file__).resolve().parents[2]

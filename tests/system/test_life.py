@@ -18,8 +18,8 @@ import pytest
 import testinfra
 import yaml
 
+from tests import tasks
 from tests.roles.standins import Upstream
-from tests.system import tasks
 from tests.system.lab import ROOT
 from uplab import box
 from uplab.box.record import Box

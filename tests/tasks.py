@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+#: Of a task that only reads or refuses.
+TIMEOUT_S = 60.0
 
 
 def argv(task: str, *words: str, checkout: Path = ROOT) -> list[str]:
@@ -18,19 +20,21 @@ def argv(task: str, *words: str, checkout: Path = ROOT) -> list[str]:
 def run(
     task: str,
     *words: str,
-    timeout_s: float,
+    timeout_s: float = TIMEOUT_S,
     checkout: Path = ROOT,
+    cwd: Path = Path("/"),
     env: Mapping[str, str] | None = None,
+    stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run a task to its end, whatever that is; where one starts does not matter to it."""
+    """Run a task to its end, whatever that is."""
     return subprocess.run(
         argv(task, *words, checkout=checkout),
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
-        cwd="/",
+        cwd=cwd,
         env=env,
     )
 
