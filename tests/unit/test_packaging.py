@@ -148,6 +148,16 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text().splitlines()[1]
 
 
+def test_every_file_that_the_report_is_made_of_is_packaged() -> None:
+    tool: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    patterns = tool["setuptools"]["package-data"]["uplab.report.html"]
+    folder = ROOT / "uplab" / "report" / "html"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    others = {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert packaged == others
+    assert packaged
+
+
 def test_the_package_itself_imports_nothing() -> None:
     # It travels to the hosts, and is loaded before anything else everywhere.
     tree = ast.parse((ROOT / "uplab" / "__init__.py").read_text())
