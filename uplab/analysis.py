@@ -17,7 +17,7 @@ import statistics
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, log
 
 from uplab.conservation import Balance, balances, placements
@@ -35,8 +35,9 @@ from uplab.estimates import (
     verdict,
 )
 from uplab.hostside.judge import LEAST_RATE, RATE
+from uplab.measured import Cell, PlannedCell, Run, Sequential, Trial
 from uplab.reconcile import Reconciliation, reconcile
-from uplab.results import Cell, PlannedCell, Run, Sequential, Trial
+from uplab.shortnames import of_runtimes
 
 BASELINE = "none"
 CONTROL = "none-again"
@@ -44,7 +45,7 @@ TRACER_ONLY = "tracer-only"
 # The order in which a reader meets the modes; others follow by name.
 MODE_ORDER = (BASELINE, CONTROL, TRACER_ONLY, "kernel-uprobe", "userspace-uprobe", "as-shipped")
 #: How much the evidence of a trial says, from all to least (see uplab/hostside/attest.py).
-GRADES = ("proven", "sites only", "links only")
+GRADES = ("proven", "sites only", "links only", "not attested")
 
 CLOSED, OPEN = "closed", "open"
 #: Of an open loop also compared: what its requests waited.
@@ -60,6 +61,7 @@ class CellSummary:
     attempt (averaged within a block first): how much the rejections move the result.
     `latency_extra_pct` compares percentiles and is of open loops alone; `short_of_rate` counts the
     trials in which such a load fell short of its rate. `placements` says where each site lay.
+    `path_names` are the run's short names for paths among the options of a userspace runtime.
     """
 
     cell: Cell
@@ -85,6 +87,7 @@ class CellSummary:
     placements: Mapping[str, str]
     balances: tuple[Balance, ...]
     reconciliation: Reconciliation | None
+    path_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -146,15 +149,20 @@ class Analysis:
     counted: frozenset[str]
 
 
-def analyse(run: Run) -> Analysis:
-    """Everything the report says about a run's numbers. In: a run; out: its groups, in order."""
+def analyse(run: Run, *, bootstrap: bool = True) -> Analysis:
+    """Everything the report says about a run's numbers.
+
+    In: a run; `bootstrap` False leaves out the medians with their intervals, which take most of the
+    time. Out: its groups, in order.
+    """
     chosen = {trial.name for trial in choose_attempts(run)}
     by_cell: dict[str, list[Trial]] = defaultdict(list)
     for trial in run.trials:
         by_cell[trial.cell.cell_id].append(trial)
+    names = of_runtimes(run.cells)
     groups = tuple(
         # In the order of the matrix: the first cell of a group decides.
-        _group(cells, by_cell, chosen, run)
+        _group(cells, by_cell, chosen, run, names, bootstrap=bootstrap)
         for cells in _cells_by_group(run)
     )
     counted = (trial.name for group in groups for cell in group.cells for trial in cell.counted)
@@ -166,20 +174,38 @@ def paired_log_ratios(run: Run) -> dict[str, list[float]]:
 
     In: a run; out: the cells that this host can run beside a `none`, also those without a pair.
     """
+    return {cell_id: list(pairs.values()) for cell_id, pairs in log_ratios_by_block(run).items()}
+
+
+def log_ratios_by_block(run: Run, figure: Figure | None = None) -> dict[str, dict[int, float]]:
+    """paired_log_ratios() with the block of each pair.
+
+    In: a run; the figure that is compared, None for the one that the loop's overhead is made of.
+    """
     counted: dict[str, list[Trial]] = defaultdict(list)
     for trial in choose_attempts(run):
         if trial.valid:
             counted[trial.cell.cell_id].append(trial)
-    ratios: dict[str, list[float]] = {}
+    ratios: dict[str, dict[int, float]] = {}
     for cells in _cells_by_group(run):
-        figure, _ = _FIGURES[run.loops.get(cells[0].cell.load, CLOSED)]
+        compared = figure or _FIGURES[run.loops.get(cells[0].cell.load, CLOSED)][0]
         there = [planned.cell for planned in cells if planned.status == "available"]
         for none in [cell for cell in there if cell.mode == BASELINE][:1]:
+            of_none = _by_block(counted[none.cell_id], compared)
             for cell in there:
                 if cell.mode != BASELINE:
-                    pairs = _log_ratios(counted[cell.cell_id], counted[none.cell_id], figure)
-                    ratios[cell.cell_id] = list(pairs)
+                    ratios[cell.cell_id] = {
+                        block: log(value) - log(of_none[block])
+                        for block, value in _by_block(counted[cell.cell_id], compared).items()
+                        if block in of_none
+                    }
     return ratios
+
+
+def _by_block(trials: Iterable[Trial], figure: Figure) -> dict[int, float]:
+    """A figure of each block that has it; only one attempt of a block counts."""
+    found = ((trial.block, figure(trial)) for trial in trials)
+    return {block: value for block, value in found if value is not None}
 
 
 # ------------------------------------------------------------------------------ which trials count
@@ -280,6 +306,9 @@ def _group(
     by_cell: Mapping[str, Sequence[Trial]],
     chosen: set[str],
     run: Run,
+    names: Mapping[str, str],
+    *,
+    bootstrap: bool,
 ) -> Group:
     ordered = sorted(planned, key=_mode_rank)
     first = ordered[0].cell
@@ -295,7 +324,7 @@ def _group(
         for cell in reversed(ordered)
         if cell.cell.mode == TRACER_ONLY
     }
-    comparison = _Comparison(loop, baseline, tracer_only, chosen, floor, run)
+    comparison = _Comparison(loop, baseline, tracer_only, chosen, floor, run, names, bootstrap)
     return Group(
         server=first.server,
         body_bytes=first.body_bytes,
@@ -322,6 +351,8 @@ class _Comparison:
     chosen: set[str]
     floor_pct: float | None
     run: Run
+    path_names: Mapping[str, str]
+    bootstrap: bool
 
 
 def _first_of_mode(
@@ -343,7 +374,8 @@ def _summary(planned: PlannedCell, trials: Sequence[Trial], comparison: _Compari
     counted = _counted(trials, comparison.chosen)
     baseline = _counted(comparison.baseline, comparison.chosen)
     compared = cell.mode != BASELINE
-    seed = (run.seed, zlib.crc32(cell.cell_id.encode("utf-8", "replace")))
+    drawn = (run.seed, zlib.crc32(cell.cell_id.encode("utf-8", "replace")))
+    seed = drawn if comparison.bootstrap else None
     rates, cpu_us = _figures(counted, rps_of), _figures(counted, cpu_us_of)
     cpu_ratios = list(_log_ratios(counted, baseline, cpu_us_of))
     estimate = (
@@ -375,6 +407,7 @@ def _summary(planned: PlannedCell, trials: Sequence[Trial], comparison: _Compari
         placements=placements(counted, declared),
         balances=balances(trials, counted, declared),
         reconciliation=_reconciliation(counted, baseline, comparison),
+        path_names=comparison.path_names,
     )
 
 

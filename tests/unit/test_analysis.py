@@ -15,7 +15,7 @@ from tests.runs import Spec, cells_of, edit_json, make_run
 from uplab import analysis, results
 from uplab.analysis import CellSummary, Group, analyse, paired_log_ratios
 from uplab.estimates import ABOVE, INSIDE, Estimate, overhead
-from uplab.results import Run, Trial
+from uplab.measured import Run, Trial
 
 
 def only_group(run: Run) -> Group:
