@@ -64,6 +64,11 @@ class Registry:
                     yield kind, name, file, self.folders[kind, name] / file
 
 
+def is_name(name: str) -> bool:
+    """Whether an adapter may be called so: it becomes a part of folders' names."""
+    return _NAME.fullmatch(name) is not None
+
+
 def files_of(adapter: Adapter) -> set[str]:
     """The files beside an adapter.yml that it needs on the host."""
     return {*adapter.files, *([adapter.python] if isinstance(adapter, LoadAdapter) else [])}
@@ -113,7 +118,7 @@ def read(path: Path, kind: str, model: type[AdapterT]) -> AdapterT:
         problems.append(
             f"{document.where(('name',))}: name: this folder must hold {kind} {path.parent.name}"
         )
-    if not _NAME.fullmatch(adapter.name):
+    if not is_name(adapter.name):
         problems.append(
             f"{document.where(('name',))}: name: allowed are letters, digits, '.', '_' and '-', "
             f"found {adapter.name!r}"

@@ -18,6 +18,7 @@ from uplab.errors import UsageError
 from uplab.hostside.spec import (
     UNTRACED_MODES,
     Cell,
+    FileRef,
     Limits,
     Loader,
     MapKind,
@@ -25,6 +26,7 @@ from uplab.hostside.spec import (
     Parameter,
     Repeat,
     RuntimeOptions,
+    TracerAdapter,
 )
 
 #: What ``--only`` can choose by: a name for the user, and the cell's field.
@@ -35,6 +37,10 @@ Positive = Annotated[int, Field(ge=1, le=1 << 30)]
 ShmMb = Annotated[int, Field(ge=20, le=4096)]
 #: An installation of bpftime on the host; empty, the store's own.
 Prefix = Annotated[str, Field(pattern=r"^(/[^/]+)*$")]
+#: A program on the host; braces would be a template's.
+Build = Annotated[str, Field(pattern=r"^(/[^/{}]+)+$")]
+#: Which of an adapter's programs a build stands in for.
+_BUILD_OF = "program"
 
 
 class _Model(BaseModel):
@@ -72,8 +78,14 @@ class LoadSettings(BaseModel):
 
 
 class TracerSettings(_Model):
-    """What a matrix may change of a tracer; what it leaves out is the adapter's."""
+    """What a matrix may change of a tracer; what it leaves out is the adapter's.
 
+    With an ``adapter`` it is a further tracer of this name, so that two builds of one share the
+    blocks of a run. ``path`` is a build on the host, run in place of the adapter's own program.
+    """
+
+    adapter: str | None = None
+    path: Build | None = None
     attached_timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
 
 
@@ -144,6 +156,8 @@ def load(
     matrix = yamlfile.validate(document, Matrix)
     own = [(path.parent / folder).resolve() for folder in matrix.adapters]
     registry = adapters.load([project, *own])
+    _check_builds(document, matrix, registry)
+    registry = _with_builds(registry, matrix)
     _check_names(document, matrix, registry)
     registry = _with_settings(registry, matrix)
     cells = _only(expand(matrix, registry), only)
@@ -159,11 +173,31 @@ def load(
     )
 
 
+def _with_builds(registry: Registry, matrix: Matrix) -> Registry:
+    """The adapters, and under a name of its own each tracer that the matrix makes of one."""
+    tracers, folders = dict(registry.tracers), dict(registry.folders)
+    for name, settings in matrix.tracers.items():
+        base = registry.tracers.get(settings.adapter or name)
+        # What is no adapter is said with its place, by _check_builds() or _check_names().
+        if base is not None:
+            tracers[name] = _built(base, name, settings.path)
+            folders["tracers", name] = registry.folders["tracers", base.name]
+    return replace(registry, tracers=tracers, folders=folders)
+
+
+def _built(base: TracerAdapter, name: str, path: str | None) -> TracerAdapter:
+    """A tracer under a name of its own; with a path, its program is that file on the host."""
+    if path is None:
+        return replace(base, name=name)
+    programs = {**base.programs, _BUILD_OF: FileRef(path=path)}
+    return replace(base, name=name, programs=programs)
+
+
 def _with_settings(registry: Registry, matrix: Matrix) -> Registry:
     """The adapters with what the matrix changes of them."""
     tracers = dict(registry.tracers)
     for name, settings in matrix.tracers.items():
-        changes = settings.model_dump(exclude_none=True)
+        changes = settings.model_dump(exclude_none=True, exclude={"adapter", "path"})
         tracers[name] = replace(tracers[name], **changes)
     return replace(registry, tracers=tracers)
 
@@ -186,7 +220,7 @@ def restore(
         matrix = Matrix.model_validate(content)
         own = [(project / source).parent / folder for folder in matrix.adapters]
         registry = adapters.load([project, *(folder.resolve() for folder in own)])
-        registry = _with_settings(registry, matrix)
+        registry = _with_settings(_with_builds(registry, matrix), matrix)
         cells = {cell.id: cell for cell in expand(matrix, registry)}
         chosen = tuple(cells[cell_id] for cell_id in cell_ids)
     except (ValueError, KeyError) as error:
@@ -199,6 +233,26 @@ def restore(
 def _sha256(content: Mapping[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_builds(document: yamlfile.Document, matrix: Matrix, registry: Registry) -> None:
+    """Tracers that the matrix makes: their names, and the adapters that they are made of."""
+    problems = []
+    for name, settings in matrix.tracers.items():
+        base = settings.adapter if settings.adapter is not None else name
+        where = f"{document.where(('tracers', name))}: tracers.{name}"
+        if settings.adapter is not None and name in registry.tracers:
+            problems.append(f"{where}: that is the name of an adapter; give it another one")
+        if settings.adapter is not None and not adapters.is_name(name):
+            problems.append(f"{where}: allowed in a name are letters, digits, '.', '_' and '-'")
+        if settings.adapter is not None and base not in registry.tracers:
+            known = ", ".join(sorted(registry.tracers))
+            problems.append(f"{where}.adapter: no {base!r}; allowed are {known}")
+        adapter = registry.tracers.get(base)
+        if settings.path and adapter and _BUILD_OF not in adapter.programs:
+            problems.append(f"{where}.path: adapter {base} has no program called {_BUILD_OF}")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _check_names(document: yamlfile.Document, matrix: Matrix, registry: Registry) -> None:

@@ -472,7 +472,31 @@ def test_a_wrong_only_is_told(project: Path, only: str, message: str) -> None:
         ),
         (
             {"tracers": {"mute": {"timeout": 5}}},
-            "m.yml:24: tracers.mute.timeout: no such field; allowed are attached_timeout_s",
+            "m.yml:24: tracers.mute.timeout: no such field; allowed are adapter, attached_timeout_",
+        ),
+        (
+            {"tracers": {"pr": {"adapter": "mut"}}},
+            "m.yml:23: tracers.pr.adapter: no 'mut'; allowed are bpftrace, mute",
+        ),
+        (
+            {"tracers": {"mute": {"adapter": "bpftrace"}}},
+            "m.yml:23: tracers.mute: that is the name of an adapter; give it another one",
+        ),
+        (
+            {"tracers": {"a/b": {"adapter": "bpftrace"}}},
+            "m.yml:23: tracers.a/b: allowed in a name are letters, digits, '.', '_' and '-'",
+        ),
+        (
+            {"tracers": {"pr": {"adapter": "mute", "path": "/srv/pr"}}},
+            "m.yml:23: tracers.pr.path: adapter mute has no program called program",
+        ),
+        (
+            {"tracers": {"pr": {"adapter": "bpftrace", "path": "build/pr"}}},
+            "m.yml:25: tracers.pr.path: string should match pattern",
+        ),
+        (
+            {"tracers": {"pr": {"adapter": "bpftrace", "path": "/srv/{root}"}}},
+            "m.yml:25: tracers.pr.path: string should match pattern",
         ),
         (
             {"limits": {"steal": 1}},
@@ -528,3 +552,53 @@ def test_a_matrix_may_say_how_long_a_tracer_may_take(project: Path) -> None:
     patient = load(project, tracers={"mute": {"attached_timeout_s": 61}}).registry.tracers["mute"]
     assert patient == replace(before, attached_timeout_s=61)
     assert load(project, tracers={"mute": {}}).registry.tracers["mute"] == before
+
+
+# --- several builds of one tracer -----------------------------------------------------------------
+
+BUILDS: dict[str, Any] = {
+    "tracers": {
+        "main": {"adapter": "bpftrace", "path": "/srv/main/tracer"},
+        "pr": {"adapter": "bpftrace", "path": "/srv/pr/tracer"},
+    },
+    "factors": {"server": ["echo"], "tracer": ["main", "pr"], "mode": ["none", "kernel-uprobe"]},
+}
+
+
+def test_builds_of_one_tracer_are_cells_of_the_same_blocks(project: Path) -> None:
+    experiment = load(project, **BUILDS)
+    assert [cell.id for cell in experiment.cells] == [
+        "echo-none-12B",
+        "echo-kernel-uprobe-main-12B",
+        "echo-kernel-uprobe-pr-12B",
+    ]
+    tracers = experiment.registry.tracers
+    programs = {name: tracers[name].programs["program"].name for name in ("main", "pr")}
+    assert programs == {"main": "/srv/main/tracer", "pr": "/srv/pr/tracer"}
+    base = tracers["bpftrace"]
+    others = {**tracers["pr"].programs, "program": base.programs["program"]}
+    assert replace(tracers["pr"], name="bpftrace", programs=others) == base
+
+
+def test_the_files_of_a_build_s_adapter_travel_under_its_name(project: Path) -> None:
+    registry = load(project, **BUILDS).registry
+    travelling = [
+        (name, file) for kind, name, file, _ in registry.travelling() if kind == "tracers"
+    ]
+    assert ("pr", "start.sh") in travelling
+    assert ("main", "start.sh") in travelling
+
+
+def test_a_build_may_take_an_adapter_s_place(project: Path) -> None:
+    settings = {"bpftrace": {"path": "/srv/pr/tracer", "attached_timeout_s": 7}}
+    tracer = load(project, tracers=settings).registry.tracers["bpftrace"]
+    assert tracer.programs["program"].name == "/srv/pr/tracer"
+    assert tracer.attached_timeout_s == 7
+
+
+def test_a_run_with_builds_can_be_taken_up_again(project: Path) -> None:
+    first = load(project, **BUILDS)
+    ids = [cell.id for cell in first.cells]
+    again = matrix.restore(first.content, "matrices/m.yml", project, ids)
+    assert again.cells == first.cells
+    assert again.registry.tracers["pr"] == first.registry.tracers["pr"]
