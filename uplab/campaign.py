@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uplab import attend, matrix, plan, provision, untilci
+from uplab import attend, budget, judging, matrix, plan, provision, untilci
 from uplab.detached import PATIENCE_S, DetachedRun
 from uplab.errors import InvalidError, UsageError
 from uplab.hostside import goprograms
 from uplab.hostside.doctor import AVAILABLE
 from uplab.hostside.order import block_order
 from uplab.hostside.spec import Plan
+from uplab.judging import Wanted
 from uplab.matrix import Experiment
 from uplab.plan import JudgedCell
 from uplab.progress import duration_in_words
 from uplab.remote import Host
 from uplab.untilci import Until
 from uplab.view import Screen, View
+from uplab.waiting import Queue
 
 if TYPE_CHECKING:
     from uplab.report.model import Report
@@ -50,6 +52,12 @@ class Request:
     until: Until | None = None
     #: How long a host may be away before it is left to itself.
     patience_s: float = PATIENCE_S
+    #: How long to wait for the host's lock, in all; None is not at all.
+    wait_s: float | None = None
+    #: How long to measure; None is with the blocks of the matrix.
+    budget_s: float | None = None
+    #: Limits on the figures, and the files that they are written to.
+    judged: Wanted = field(default_factory=Wanted)
 
 
 def require_one_host(request: Request, names: Sequence[str]) -> None:
@@ -66,7 +74,9 @@ def experiment(request: Request) -> Experiment:
     settings = request.settings
     if request.until is not None:
         settings = untilci.first_settings(settings)
-    return matrix.load(request.matrix, request.project, settings, request.only)
+    found = matrix.load(request.matrix, request.project, settings, request.only)
+    judging.check(request.judged, found.cells)
+    return found
 
 
 def make_plan(
@@ -110,14 +120,21 @@ def run(request: Request) -> Path:
     Raises:
         UsageError, HostError, GateError: nothing was measured.
         InvalidError: measured, but an available cell (``strict``: any cell) has no valid trial.
+        GateError, Undecided: measured, and a gate failed, or is undecided.
         KeyboardInterrupt: interrupted; the finished trials are in the run directory.
     """
     parsed = experiment(request)
     host = _connect(request, parsed)
+    queue = Queue(host, request.wait_s, Screen(request.patience_s))
     with host.held():
-        _set_up(request, host)
-        report = measure(request, parsed, host, Screen(request.patience_s))
-    conclude(report, strict=request.strict)
+        _set_up(request, host, queue)
+        report = measure(request, parsed, host, Screen(request.patience_s), queue)
+    try:
+        conclude(report, strict=request.strict)
+        lacking = None
+    except InvalidError as error:
+        lacking = error
+    judging.conclude(report, request.judged, lacking)
     return report.run.path
 
 
@@ -125,14 +142,15 @@ def leave(request: Request) -> DetachedRun:
     """Start a run and leave it to itself; errors as of :func:`run`, for what comes before it."""
     parsed = experiment(request)
     host = _connect(request, parsed)
+    queue = Queue(host, request.wait_s, Screen())
     with host.held():
-        _set_up(request, host)
-        running, _ = begin(request, parsed, host, Screen())
+        _set_up(request, host, queue)
+        running, _ = begin(request, parsed, host, Screen(), queue)
     print(f"run {running.run_id} goes on by itself. {running.way_back()}")
     return running
 
 
-def _set_up(request: Request, host: Host) -> None:
+def _set_up(request: Request, host: Host, queue: Queue) -> None:
     """Set the host up where that was asked for and its parts are new, and what loads it."""
     project, chosen = request.project, request.chosen
     for name in (request.host, request.load_from):
@@ -140,6 +158,8 @@ def _set_up(request: Request, host: Host) -> None:
         if name is None or not request.setup:
             continue
         if not provision.is_current(project, name, chosen, known):
+            # Not while another run measures with what is there.
+            queue.until_free()
             print(f"Setting up host {name} (its parts are new or have changed)")
             provision.converge(project, [name], chosen=chosen)
 
@@ -156,10 +176,13 @@ def _connect(request: Request, parsed: Experiment) -> Host:
     return loadfrom.with_load_from(project, host, request.load_from, parsed.registry, chosen)
 
 
-def begin(request: Request, parsed: Experiment, host: Host, view: View) -> tuple[DetachedRun, Plan]:
+def begin(
+    request: Request, parsed: Experiment, host: Host, view: View, queue: Queue | None = None
+) -> tuple[DetachedRun, Plan]:
     """Plan a run on a host that is set up, and start it; errors as of :func:`run`."""
-    made = _planned(request, parsed, host, view)
-    return attend.start(host, made, view), made
+    queue = queue or Queue(host, request.wait_s, view)
+    made = queue.planned(lambda: _planned(request, parsed, host, view))
+    return queue.started(lambda: attend.start(host, made, view)), made
 
 
 def _planned(request: Request, parsed: Experiment, host: Host, view: View) -> Plan:
@@ -170,18 +193,23 @@ def _planned(request: Request, parsed: Experiment, host: Host, view: View) -> Pl
     return made
 
 
-def measure(request: Request, parsed: Experiment, host: Host, view: View) -> Report:
+def measure(
+    request: Request, parsed: Experiment, host: Host, view: View, queue: Queue | None = None
+) -> Report:
     """Plan, run, follow and collect on a host that is set up.
 
     Raises:
         as :func:`run`, but for the cells without a valid trial.
     """
     folder = request.project / request.results
+    queue = queue or Queue(host, request.wait_s, view)
+    if request.until is None and request.budget_s is None:
+        running, made = begin(request, parsed, host, view, queue)
+        return attend.to_the_end(running, made, folder, view)
+    made = queue.planned(lambda: _planned(request, parsed, host, view))
     if request.until is not None:
-        made = _planned(request, parsed, host, view)
-        return untilci.measure(host, made, folder, view, request.until)
-    running, made = begin(request, parsed, host, view)
-    return attend.to_the_end(running, made, folder, view)
+        return untilci.measure(host, made, folder, view, request.until, queue=queue)
+    return budget.measure(host, made, folder, view, request.budget_s or 0.0, queue)
 
 
 def preview(request: Request) -> str:
@@ -230,7 +258,7 @@ def conclude(report: Report, *, strict: bool = False) -> None:
 
     run_dir = report.run.path
     terminal.show_report(report)
-    print(f"\nreport: {run_dir / 'report' / 'report.md'}")
+    print(f"\nreport: {run_dir / 'report' / 'report.html'}")
     measured = {trial.cell.cell_id for trial in report.run.trials if trial.valid}
     planned = [e.cell.cell_id for e in report.run.cells if strict or e.status == AVAILABLE]
     lacking = [cell_id for cell_id in planned if cell_id not in measured]

@@ -22,11 +22,12 @@ from uplab import attend, inventory, plan, relabel, results
 from uplab.analysis import BASELINE, paired_log_ratios
 from uplab.errors import UplabError, UsageError
 from uplab.hostside.spec import Earlier, Plan
+from uplab.measured import Run, Sequential
 from uplab.progress import duration_in_words
 from uplab.remote import Host
-from uplab.results import Run, Sequential
 from uplab.sequential import COUNTED_TO, FIRST_LOOK, Look, look
 from uplab.view import View
+from uplab.waiting import Queue
 
 if TYPE_CHECKING:
     from uplab.report.model import Report
@@ -119,6 +120,7 @@ class _Session:
         until: what is asked for.
         looks: at how many blocks an earlier command looked.
         clock: seconds; for tests.
+        queue: before the host, where one may wait for it.
     """
 
     host: Host
@@ -128,6 +130,7 @@ class _Session:
     until: Until
     looks: tuple[int, ...] = ()
     clock: Callable[[], float] = time.monotonic
+    queue: Queue | None = None
     _began_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -147,12 +150,13 @@ class _Session:
                 relabel.write(report.run.path, label)
                 return attend.reported(report.run.path)
             self.view.say(f"next look at {blocks} blocks")
-            part = _beyond(part, report.run, blocks)
+            part = beyond(part, report.run, blocks)
 
     def _measured(self, part: Plan) -> Report:
         if not plan.trials(part):
             return attend.reported(self.folder / part.run_id)
-        running = attend.start(self.host, part, self.view)
+        queue = self.queue or Queue(self.host, None, self.view)
+        running = queue.started(lambda: attend.start(self.host, part, self.view))
         return attend.to_the_end(running, part, self.folder, self.view)
 
     @contextmanager
@@ -201,6 +205,7 @@ def measure(
     until: Until,
     earlier: Run | None = None,
     clock: Callable[[], float] = time.monotonic,
+    queue: Queue | None = None,
 ) -> Report:
     """Measure blocks until every paired overhead is known that well, or a cap is reached.
 
@@ -212,6 +217,7 @@ def measure(
         until: what is asked for.
         earlier: the run, where it is taken up again.
         clock: seconds; for tests.
+        queue: before the host, where one may wait for it.
 
     Returns:
         the report of the whole run, with its label in run.json.
@@ -228,7 +234,7 @@ def measure(
     view.say(foretold(first, folder, until, earlier))
     before = earlier.sequential if earlier else None
     looks = before.looks if before else ()
-    session = _Session(host, first, folder, view, until, looks, clock)
+    session = _Session(host, first, folder, view, until, looks, clock, queue)
     with session.leaving_a_way_back():
         return session.go()
 
@@ -254,7 +260,7 @@ def _planned_block_s(part: Plan) -> float:
     return sum(plan.trial_s(part, cell) for cell in part.cells)
 
 
-def _beyond(part: Plan, run: Run, blocks: int) -> Plan:
+def beyond(part: Plan, run: Run, blocks: int) -> Plan:
     """The plan of the blocks after those of a plan, of which none is measured again."""
     skip = (f"{block}/{cell.id}" for block in range(1, part.blocks + 1) for cell in part.cells)
     highest = max((trial.number for trial in run.trials), default=0)

@@ -1,5 +1,6 @@
 """uplab/campaign.py: from a matrix to a report, with a real hostside and small real programs."""
 
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from tests.unit import apart
-from uplab import campaign, hostzip, provision, results
+from uplab import budget, campaign, hostzip, judging, provision, results
 from uplab.adapters import Registry
 from uplab.campaign import Request
 from uplab.errors import (
@@ -23,6 +24,7 @@ from uplab.errors import (
     EXIT_INVALID,
     HostError,
     InvalidError,
+    Undecided,
     UplabError,
     UsageError,
 )
@@ -100,7 +102,7 @@ def test_a_run_ends_with_a_table_and_the_path_of_a_report(
     assert runs_in(tmp_path) == [run_dir]
     out = capsys.readouterr().out
     assert out.startswith("matrix mini on local: 2 of 2 cells x 1 blocks = 2 trials, about ")
-    assert f"report: {run_dir}/report/report.md" in out.splitlines()
+    assert f"report: {run_dir}/report/report.html" in out.splitlines()
     assert (run_dir / "report" / "report.md").read_text().startswith("#")
     assert "tracer-only" in out
     assert os.listdir(tmp_path / "runs") == [], "the host still keeps the run"
@@ -182,6 +184,54 @@ def test_a_busy_host_is_told_with_who_is_there(ask: Ask, tmp_path: Path) -> None
     assert caught.value.exit_code == EXIT_HOST
     assert caught.value.message.startswith("host local: this host is busy: run the-first-run (pid ")
     assert runs_in(tmp_path) == []
+
+
+def test_a_run_is_held_against_its_gates_at_its_end(
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = judging.read(["overhead<=99%"], junit=str(tmp_path / "junit.xml"))
+    with pytest.raises(Undecided, match="n = 1, too few for an interval"):
+        campaign.run(replace(ask(), judged=wanted))
+    assert "Gates: 1 undecided." in capsys.readouterr().out
+    assert "<skipped" in (tmp_path / "junit.xml").read_text()
+    # A cell without a valid trial comes before a gate that is undecided, and not before a failure.
+    with pytest.raises(InvalidError, match="no valid trial of echo-none-12B"):
+        campaign.run(replace(ask("load.requests=0"), judged=wanted))
+
+
+def test_a_gate_that_means_no_cell_is_refused_before_the_host_is_asked(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provision, "connect", None)
+    with pytest.raises(UsageError, match="no tracer 'mut' in this matrix"):
+        campaign.run(replace(ask(), judged=judging.read(["overhead(mut)<=5%"])))
+
+
+def test_a_busy_host_is_waited_for(ask: Ask, tmp_path: Path) -> None:
+    """It is free as soon as its run ends; nothing of that run is disturbed."""
+    holder = (
+        "import sys, time; from pathlib import Path\n"
+        "from uplab.hostside import lock\n"
+        "with lock.hold(Path(sys.argv[1]), '20260131T120000Z-r720-seed'):\n"
+        "    print(flush=True); time.sleep(3)\n"
+    )
+    argv = [sys.executable, "-c", holder, str(tmp_path / "state")]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE) as first:
+        assert first.stdout
+        first.stdout.readline()
+        run_dir = campaign.run(replace(ask(), wait_s=60.0))
+        assert first.poll() == 0
+    assert runs_in(tmp_path) == [run_dir]
+
+
+def test_a_time_is_filled_with_blocks(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trials of 1.4 s as planned; the clock goes on by as much with each part."""
+    clock = iter([0.0, 2.8, 5.6])
+    measure = functools.partial(budget.measure, clock=lambda: next(clock))
+    monkeypatch.setattr(budget, "measure", measure)
+    run = results.load(campaign.run(replace(ask(), budget_s=8.0)))
+    assert [(trial.block, trial.number) for trial in run.trials] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    assert run.sequential is None
 
 
 def test_an_artifact_that_changed_since_the_plan_stops_the_run(

@@ -36,6 +36,14 @@ _AWAY_FLAGS = {
         "default: 30 minutes"
     ),
 }
+_GATE_FLAGS = {
+    "gate": "limit that the run must keep, such as 'overhead<=5%' (docs/reference/gates.md)",
+    "undecided": "what an undecided gate counts as: fail or pass; default: exit code 5",
+    "junit": "file for the gates as JUnit's XML; default: none",
+    "summary": "file for gates and answers as Markdown, for a CI page; default: none",
+    "time_budget": "as many blocks as fit into a time such as 15m; default: those of the matrix",
+    "wait": "how long to wait for a busy host, such as 30m; default: not at all",
+}
 _PLACE_FLAGS = {
     **HOST_FLAGS,
     "results": "folder that run directories are written to",
@@ -54,13 +62,15 @@ _PLACE_FLAGS = {
         "detach": "start the run and leave it to itself; bench.follow comes back to it",
         **_UNTIL_FLAGS,
         **_AWAY_FLAGS,
+        **_GATE_FLAGS,
         "results": "folder that run directories are written to",
     },
-    iterable=("set",),
+    iterable=("set", "gate"),
 )
 def all_(
     c: Context,
     set: list[str],
+    gate: list[str],
     host: str = "local",
     matrix: str = "seed",
     only: str | None = None,
@@ -74,14 +84,19 @@ def all_(
     max_blocks: int | None = None,
     max_minutes: float | None = None,
     away_minutes: float | None = None,
+    undecided: str | None = None,
+    junit: str | None = None,
+    summary: str | None = None,
+    time_budget: str | None = None,
+    wait: str | None = None,
     results: str = "results",
     inventory: str | None = None,
 ) -> None:
-    """Set a host up if needed, measure a matrix, make the report.
+    """Set a host up if needed, measure a matrix, and report.
 
     The run lives on its host: a lost connection or a closed terminal does not end it, Ctrl-C does.
     """
-    from uplab import campaign, untilci
+    from uplab import budget, campaign, durations, judging, untilci
     from uplab import inventory as hosts
     from uplab.detached import patience
 
@@ -100,8 +115,12 @@ def all_(
         chosen=chosen_inventory(inventory),
         until=untilci.read(until_ci, max_blocks, max_minutes, detach=detach),
         patience_s=patience(away_minutes),
+        wait_s=durations.read("--wait", wait),
+        budget_s=budget.read(time_budget, set, until=until_ci is not None, detach=detach),
+        judged=judging.read(gate, undecided, junit, summary),
     )
     names = hosts.select(PROJECT_ROOT, host, request.chosen)
+    judging.require_one_run(request.judged, len(names), detach=detach)
     if len(names) > 1:
         campaign.require_one_host(request, names)
         # Here, because one host needs no table.
@@ -228,7 +247,7 @@ def plan(
     load_from: str | None = None,
     inventory: str | None = None,
 ) -> None:
-    """Show cells, order, duration, what cannot run; change nothing."""
+    """Show cells, order, duration, what cannot run; no changes."""
     from uplab import campaign
 
     request = campaign.Request(
@@ -261,7 +280,7 @@ def certify(
     adapters: str | None = None,
     inventory: str | None = None,
 ) -> None:
-    """Walk one adapter through its life; name the step that fails."""
+    """Walk an adapter through its life; name what step fails."""
     from uplab import certify as certification
 
     chosen = chosen_inventory(inventory)

@@ -35,7 +35,7 @@ def chosen_inventory(inventory: str | None) -> Path | None:
 def check(
     c: Context, host: str = "local", json: bool = False, inventory: str | None = None
 ) -> None:
-    """Say what a host lacks for a run, all at once; change nothing."""
+    """Say all that a host lacks for a run; change nothing."""
     from uplab import checkup
 
     found = checkup.run(PROJECT_ROOT, host, chosen_inventory(inventory))
@@ -48,7 +48,7 @@ def check(
 def status(
     c: Context, host: str = "local", json: bool = False, inventory: str | None = None
 ) -> None:
-    """Show what is installed on a host, beside the pins, checked."""
+    """Show what is installed on a host beside the pins, checked."""
     from uplab import status as state
 
     found = state.look(PROJECT_ROOT, host, chosen_inventory(inventory))

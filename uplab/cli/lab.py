@@ -150,7 +150,7 @@ def rebuild(
     json: bool = False,
     inventory: str | None = None,
 ) -> None:
-    """Build everything on a host again, to replace or to compare."""
+    """Build all on a host again, to replace or to compare."""
     from uplab import inventory as hosts
     from uplab import rebuild as again
 
