@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from uplab.analysis import CLOSED, OPEN, CellSummary, Group
+from uplab.measured import PlannedCell, Sequential, Trial
 from uplab.report import sentences, text
 from uplab.report.latency import PERCENTILES
 from uplab.report.model import Report
 from uplab.report.table import Table
-from uplab.results import PlannedCell, Sequential, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ _USERSPACE = (
     _Column("loader", lambda cell: cell.cell.loader or text.MISSING, figure=False),
     _Column(
         "runtime options",
-        lambda cell: text.runtime(cell.cell.runtime) or text.MISSING,
+        lambda cell: text.runtime(cell.cell.runtime, cell.path_names) or text.MISSING,
         figure=False,
     ),
 )
@@ -222,12 +223,36 @@ def invalid(trials: Sequence[Trial]) -> Table:
 
 
 def unavailable(cells: Sequence[PlannedCell]) -> Table:
-    """Every cell of the matrix that could not be run here, with the reason."""
-    return Table(
-        ("cell", "status", "reason"),
-        (False, False, False),
-        tuple((cell.cell.cell_id, cell.status, cell.reason or text.MISSING) for cell in cells),
-    )
+    """Every cell of the matrix that could not be run here: one row for each reason.
+
+    What could be had (`not available here`) comes before what makes no sense (`not applicable`).
+    """
+    by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        by_reason[cell.status, cell.reason or text.MISSING].append(cell.cell.cell_id)
+    rows = []
+    for (status, reason), ids in sorted(by_reason.items(), key=_last_if_senseless):
+        first, *more = _on_lines(ids)
+        rows.append((status, reason, str(len(ids)), first))
+        rows += [("", "", "", line) for line in more]
+    return Table(("status", "reason", "number", "cells"), (False, False, True, False), tuple(rows))
+
+
+def _last_if_senseless(row: tuple[tuple[str, str], list[str]]) -> bool:
+    (status, _), _ = row
+    return status == sentences.NOT_APPLICABLE
+
+
+def _on_lines(names: Sequence[str]) -> list[str]:
+    """Names with commas between, on lines that no renderer has to cut."""
+    lines = [""]
+    for name in names:
+        longer = f"{lines[-1]}, {name}" if lines[-1] else name
+        if len(longer) > text.MAX_TEXT and lines[-1]:
+            lines.append(name)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def flagged(trials: Sequence[Trial]) -> Table:

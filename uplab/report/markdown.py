@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from uplab.analysis import Group
-from uplab.report import bars, columns, probes, sentences, text
+from uplab.report import bars, columns, probes, resources, sentences, text
 from uplab.report.model import Report
+from uplab.report.section import Section
 from uplab.report.table import Table
 
 _WIDTH = 100
@@ -33,13 +34,36 @@ def render(report: Report) -> str:
             report,
         ),
         *_latency(report),
+        *_limits(report),
         *_exceptions(report),
         *_method(report),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
+def sections(parts: Iterable[Section]) -> str:
+    """Sections that stand alone, the first as the title. Out: Markdown that ends in a newline."""
+    blocks: list[str] = []
+    for level, part in zip(_levels(), parts, strict=False):
+        blocks.append(f"{level} {text.markdown(part.title)}")
+        blocks += [text.markdown(line, 2000) for line in part.lines]
+        if part.table is not None and part.table.rows:
+            blocks.append(render_table(part.table))
+        if part.notes:
+            blocks.append("\n".join(f"- {text.markdown(note, 2000)}" for note in part.notes))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _levels() -> Iterator[str]:
+    yield "#"
+    while True:
+        yield "##"
+
+
 def _answer(report: Report) -> Iterator[str]:
+    short = sentences.in_short(report)
+    if short:
+        yield "\n".join(f"- **{text.markdown(line, 2000)}**" for line in short)
     for group in report.analysis.groups:
         answers = list(sentences.answers(group, report))
         yield f"### {text.markdown(sentences.heading(group, report))}"
@@ -59,10 +83,10 @@ def _figures(group: Group, report: Report) -> Iterator[str]:
     if not main.rows:
         yield "Nothing was measured."
         return
-    yield _table(main)
+    yield render_table(main)
     detail = columns.detail(group)
     if len(detail.headings) > 1:
-        yield _table(detail)
+        yield render_table(detail)
     notes = list(sentences.notes(group))
     if notes:
         yield "\n".join(f"- {text.markdown(note, 2000)}" for note in notes)
@@ -87,7 +111,7 @@ def _by_group(
     for group, table in tables:
         if table.rows:
             yield f"### {text.markdown(sentences.heading(group, report))}"
-            yield _table(table)
+            yield render_table(table)
 
 
 def _conservation(report: Report) -> Iterator[str]:
@@ -103,7 +127,7 @@ def _conservation(report: Report) -> Iterator[str]:
 def _hit_costs(report: Report) -> Iterator[str]:
     yield "## What one probe hit costs on this host"
     if report.run.hit_costs:
-        yield _table(probes.hit_costs(report.run.hit_costs))
+        yield render_table(probes.hit_costs(report.run.hit_costs))
         yield (
             "Percentages do not travel between hosts: hits per request times this cost is what "
             "they are made of."
@@ -120,17 +144,27 @@ def _latency(report: Report) -> Iterator[str]:
             yield f"### {text.markdown(sentences.heading(group, report))}"
             note = sentences.latency_note(group, report.run.load_host)
             yield text.markdown(note, 2000)
-            yield _table(table)
+            yield render_table(table)
     yield sentences.LATENCY_SOURCE
+
+
+def _limits(report: Report) -> Iterator[str]:
+    yield from _by_group(
+        "## What limited the figures", resources.EXPLANATION, resources.table, report
+    )
+    for group in report.analysis.groups:
+        said = resources.sentences(group)
+        if said:
+            yield "\n".join(f"- {text.markdown(f'{group.server}: {line}', 2000)}" for line in said)
 
 
 def _exceptions(report: Report) -> Iterator[str]:
     yield f"## Invalid trials ({len(report.invalid)} of {len(report.run.trials)})"
-    yield _table(columns.invalid(report.invalid)) if report.invalid else "None."
+    yield render_table(columns.invalid(report.invalid)) if report.invalid else "None."
     yield f"## Cells not measured here ({len(report.unavailable)})"
-    yield _table(columns.unavailable(report.unavailable)) if report.unavailable else "None."
+    yield render_table(columns.unavailable(report.unavailable)) if report.unavailable else "None."
     yield f"## Flags ({len(report.flagged)} of {len(report.run.trials)} trials)"
-    yield _table(columns.flagged(report.flagged)) if report.flagged else "None."
+    yield render_table(columns.flagged(report.flagged)) if report.flagged else "None."
 
 
 def _method(report: Report) -> Iterator[str]:
@@ -140,7 +174,8 @@ def _method(report: Report) -> Iterator[str]:
     )
 
 
-def _table(table: Table) -> str:
+def render_table(table: Table) -> str:
+    """A table; what stands in its cells is made harmless."""
     lines = [
         _row(table.headings),
         "|" + "|".join("---:" if figure else ":---" for figure in table.figures) + "|",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from uplab.analysis import Analysis, CellSummary, Group, analyse
+from uplab.measured import PlannedCell, Run, Sequential, Trial
+from uplab.report import text
 from uplab.report.latency import Latency, pooled
-from uplab.results import PlannedCell, Run, Sequential, Trial
+from uplab.report.pooled_cache import PooledCache
+from uplab.shortnames import of_runtimes
 
 # What a host's fingerprint always differs in from one moment to the next.
 _ALWAYS_CHANGES = ("load_average", "uptime_s")
@@ -37,20 +41,24 @@ class Report:
                 yield group, cell
 
     @property
+    def path_names(self) -> list[tuple[str, str]]:
+        """The short names that stand for paths in this report, and the paths."""
+        return sorted((name, path) for path, name in of_runtimes(self.run.cells).items())
+
+    @property
     def several_sizes(self) -> bool:
         """Whether a group must name its body size to be told from another."""
         return len({group.body_bytes for group in self.analysis.groups}) > 1
 
 
-def build(run: Run) -> Report:
-    """The report of a run. In: a run as loaded; its histograms are read here."""
+def build(run: Run, cache: Path | None = None) -> Report:
+    """The report of a run.
+
+    In: a run as loaded, whose histograms are read here; the folder in which what they gave is kept
+    for the next report, None for none.
+    """
     analysis = analyse(run)
-    latency = {
-        cell.cell.cell_id: pooled(run, cell.counted)
-        for group in analysis.groups
-        for cell in group.cells
-        if cell.counted
-    }
+    latency = _latency(run, analysis, PooledCache(cache, run) if cache else None)
     return Report(
         run=run,
         analysis=analysis,
@@ -64,10 +72,24 @@ def build(run: Run) -> Report:
     )
 
 
+def _latency(run: Run, analysis: Analysis, cache: PooledCache | None) -> dict[str, Latency]:
+    """The pooled latency of each cell of which a trial counts."""
+    found = {}
+    for group in analysis.groups:
+        for cell in group.cells:
+            if cell.counted:
+                known = cache.get(cell.counted) if cache else None
+                found[cell.cell.cell_id] = latency = known or pooled(run, cell.counted)
+                if cache and known is None:
+                    cache.put(cell.counted, latency)
+    if cache:
+        cache.save()
+    return found
+
+
 def _notices(run: Run, latency: Mapping[str, Latency]) -> Iterator[str]:
     """What a reader must know before believing any figure."""
-    if run.provenance != "measured":
-        yield f"These figures were not measured: the run's provenance is {run.provenance}."
+    yield from _origin(run)
     if not run.verified:
         yield "Not verified: " + "; ".join(run.not_verified_because[:20]) + "."
     if run.outcome != "complete":
@@ -80,9 +102,28 @@ def _notices(run: Run, latency: Mapping[str, Latency]) -> Iterator[str]:
     if run.sequential is not None:
         yield from _sequential(run, run.sequential)
     yield from _disturbances(run)
+    if run.not_attested:
+        # A text holds no histogram; that is said once, and not of each trial.
+        return
     for problems in (cell.problems for cell in latency.values()):
         for problem in problems:
             yield f"A latency histogram is left out: {problem}."
+
+
+def _origin(run: Run) -> Iterator[str]:
+    """Where the figures come from, if not from a measurement as it is."""
+    if run.not_attested:
+        yield (
+            f"Imported {text.utc(run.started_utc)} from texts of a load generator. "
+            f"Not attested: {'; '.join(run.not_attested)}."
+        )
+    elif run.provenance != "measured":
+        yield f"These figures were not measured: the run's provenance is {run.provenance}."
+    if run.redacted_from is not None:
+        yield (
+            "Redacted: names, addresses and serial numbers were replaced, figures were not. The "
+            f"original's SHA256SUMS has the sha256 {run.redacted_from}."
+        )
 
 
 def _sequential(run: Run, sequential: Sequential) -> Iterator[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
+from uplab import tuned
 from uplab.analysis import BASELINE, CLOSED, CONTROL, CellSummary, Group
 from uplab.conservation import EVENTS_LOST, trials_that_lost
 from uplab.estimates import INSIDE, LEAST_FOR_INTERVAL, UNCLEAR, Estimate, better_pct
 from uplab.hostside.judge import LEAST_RATE
+from uplab.measured import LoadHost, Run, ServerUser
 from uplab.report import text
 from uplab.report.model import Report, flat
 from uplab.report.words import WORDS, Words
-from uplab.results import LoadHost, Run, ServerUser
 
+NOT_APPLICABLE = "not applicable"
 CONSERVATION = (
     "What was counted per completed request: the median and the range over the trials that count, "
     "and whether all trials of the cell, also the invalid ones, lie within what its adapters "
@@ -55,22 +58,110 @@ def parameters(group: Group) -> str:
 
 
 def answers(group: Group, report: Report) -> Iterator[str]:
-    """One sentence per mode of a group, `none` and its control left out."""
-    server = f"the {group.server} server"
-    if report.several_sizes:
-        server += f" ({text.body(group.body_bytes)} body)"
-    for cell in group.cells:
-        if cell.cell.mode not in (BASELINE, CONTROL):
+    """One sentence per mode of a group, `none` and its control left out.
+
+    Cells that are not available for the same reason share one; those that make no sense are but
+    counted, and listed with all the others that were not measured.
+    """
+    server = named(group, report)
+    traced = [cell for cell in group.cells if cell.cell.mode not in (BASELINE, CONTROL)]
+    missing: dict[str | None, list[CellSummary]] = defaultdict(list)
+    for cell in traced:
+        if cell.status == "available":
             yield sentence(cell, server, group)
+        elif cell.status != NOT_APPLICABLE:
+            missing[cell.unavailable_reason].append(cell)
+    for cells in missing.values():
+        yield _not_available(cells, server)
+    senseless = sum(1 for cell in traced if cell.status == NOT_APPLICABLE)
+    if senseless:
+        ways = "1 combination is" if senseless == 1 else f"{senseless} combinations are"
+        yield f"{ways} not applicable to {server} (tracer, placement, loader): listed below."
+
+
+def in_short(report: Report) -> list[str]:
+    """What each mode costs, in one sentence for each server (and load, where there are several).
+
+    A sentence is over all the ways of tracing in a mode, and over all sizes of the answer.
+    """
+    together: dict[tuple[str, str, str, str], list[Group]] = defaultdict(list)
+    for group in report.analysis.groups:
+        together[group.server, group.load, parameters(group), group.loop].append(group)
+    servers = [server for server, *_ in together]
+    return [
+        _server_in_short(groups, of_several_loads=servers.count(groups[0].server) > 1)
+        for groups in together.values()
+    ]
+
+
+def _server_in_short(groups: Sequence[Group], *, of_several_loads: bool) -> str:
+    first, sizes = groups[0], len({group.body_bytes for group in groups})
+    notes = [f"{sizes} sizes of the answer"] if sizes > 1 else []
+    notes += [f"{first.load} {parameters(first)}"] if of_several_loads else []
+    server = f"the {first.server} server" + (f" ({', '.join(notes)})" if notes else "")
+    by_mode: dict[str, list[CellSummary]] = defaultdict(list)
+    for group in groups:
+        for cell in group.cells:
+            if cell.cell.mode not in (BASELINE, CONTROL) and cell.status == "available":
+                by_mode[cell.cell.mode].append(cell)
+    if not by_mode:
+        return f"No way of tracing was measured on {server}."
+    said = [_mode_in_short(mode, cells, WORDS[first.loop]) for mode, cells in by_mode.items()]
+    return f"On {server}, {_listed(said)}."
+
+
+def _mode_in_short(mode: str, cells: Sequence[CellSummary], words: Words) -> str:
+    """`kernel-uprobe costs 82 to 85 % of the throughput`, as far as the trials carry that."""
+    known = [cell.overhead_pct.value for cell in cells if cell.overhead_pct and _is_told(cell)]
+    measured = sum(1 for cell in cells if cell.overhead_pct)
+    if not measured:
+        return f"{mode} has no estimate"
+    if not known:
+        return f"what {mode} costs cannot be told from noise"
+    others = measured - len(known)
+    rest = "the other" if others == 1 else "the others"
+    ways = f" in {len(known)} of {measured} ways ({rest} cannot be told from noise)"
+    ways = ways if others else ""
+    ends = sorted(known)
+    if ends[0] < 0:
+        shares = [_change(value, words) for value in dict.fromkeys((ends[0], ends[-1]))]
+        return f"{mode} is {' to '.join(shares)}{ways}"
+    shown = list(dict.fromkeys(text.decimal(value, 0) for value in (ends[0], ends[-1])))
+    return f"{mode} costs {words.share.format(' to '.join(shown))}{ways}"
+
+
+def _is_told(cell: CellSummary) -> bool:
+    """Whether a cell's overhead may be called one, or there is nothing to hold it against."""
+    return cell.verdict not in (INSIDE, UNCLEAR)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """`a; b; and c`."""
+    if len(parts) < 3:
+        return ", and ".join(parts)
+    return f"{'; '.join(parts[:-1])}; and {parts[-1]}"
+
+
+def named(group: Group, report: Report) -> str:
+    """`the https server`, with the size of its answers where there are several."""
+    size = f" ({text.body(group.body_bytes)} body)" if report.several_sizes else ""
+    return f"the {group.server} server{size}"
+
+
+def _not_available(cells: Sequence[CellSummary], server: str) -> str:
+    first = cells[0]
+    reason = f": {first.unavailable_reason}" if first.unavailable_reason else ""
+    why = f"{first.status}{reason}".rstrip(".")
+    if len(cells) == 1:
+        return f"{text.label(first)} was not measured on {server}, {why}."
+    names = ", ".join(text.label(cell) for cell in cells)
+    return f"{len(cells)} ways were not measured on {server}, {why}. They are {names}."
 
 
 def sentence(cell: CellSummary, server: str, group: Group) -> str:
     """What a mode costs a server, in one sentence that claims no more than the trials carry."""
     name, words = text.label(cell), WORDS[group.loop]
     estimate = cell.overhead_pct
-    if cell.status != "available":
-        reason = f": {cell.unavailable_reason}" if cell.unavailable_reason else ""
-        return f"{name} was not measured on {server}, {cell.status}{reason}".rstrip(".") + "."
     if estimate is None:
         return f"{name} on {server}: no estimate, {_why_no_estimate(cell)}."
     basis = _basis(estimate, group)
@@ -149,8 +240,19 @@ def latency_note(group: Group, load_host: LoadHost | None = None) -> str:
     return (
         f"{group.load} is a closed loop {where}: it waits for each answer "
         "before it asks again, so a slower server is asked less, and latencies of modes with "
-        "different req/s are not comparable with each other."
-    )
+        f"different req/s are not comparable with each other. {_incomparable(group)}"
+    ).rstrip()
+
+
+def _incomparable(group: Group) -> str:
+    """Which modes of a closed loop had other req/s than none, so that their latencies say less."""
+    known = [cell for cell in group.cells if cell.verdict is not None]
+    other = [text.label(cell) for cell in known if cell.verdict != INSIDE]
+    if other and len(other) == len(known):
+        return "Here the latencies of no mode are comparable with those of none."
+    if other:
+        return f"Not comparable with none here: {', '.join(other)}."
+    return "In this run no mode differs from none by more than the noise." if known else ""
 
 
 def rejections(cell: CellSummary, loop: str = CLOSED) -> str | None:
@@ -220,16 +322,26 @@ def method(report: Report) -> Iterator[tuple[str, str]]:
     warm_up_s = run.matrix.get("warm_up_s")
     if warm_up_s is not None:
         yield "Warm-up", f"{warm_up_s} s before each measurement, not counted"
+    for name, path in report.path_names:
+        yield "Runtime", f"{name} is {path}"
+    yield from _on_the_host(report)
+    pins = ", ".join(f"{name} {value}" for name, value in sorted(flat(run.pins).items()))
+    if pins:
+        yield "Pins", pins
+    yield "Plan", f"sha256 {run.plan_sha256}"
+
+
+def _on_the_host(report: Report) -> Iterator[tuple[str, str]]:
+    """The host, what was set on it for the run, and what changed under it."""
+    run = report.run
     yield from report.machine
+    if run.tuned is not None:
+        yield from tuned.lines(run.tuned)
     users = servers_users(run)
     if users:
         yield "Servers ran as", users
     if report.changed_on_host:
         yield "Changed during the run", "; ".join(report.changed_on_host)
-    pins = ", ".join(f"{name} {value}" for name, value in sorted(flat(run.pins).items()))
-    if pins:
-        yield "Pins", pins
-    yield "Plan", f"sha256 {run.plan_sha256}"
 
 
 def load_from(far: LoadHost) -> str:

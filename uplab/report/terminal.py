@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uplab import results
 from uplab.analysis import Group
-from uplab.report import bars, columns, probes, sentences, text
+from uplab.report import bars, columns, probes, resources, sentences, text
 from uplab.report.model import Report, build
+from uplab.report.section import Section
 from uplab.report.table import Table
 
 if TYPE_CHECKING:
@@ -37,13 +38,25 @@ def show(run_dir: Path, *, strict: bool = True) -> None:
 
 def show_report(report: Report) -> None:
     """show() for a report that is already made."""
+    render(report, _console())
+
+
+def show_sections(sections: Iterable[Section]) -> None:
+    """Print sections to stdout, fitted to it."""
+    console = _console()
+    for section in sections:
+        for renderable in _section(section, console):
+            console.print(renderable)
+
+
+def _console() -> Console:
     from rich.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A host's text may hold characters that this terminal's encoding does not have.
         sys.stdout.reconfigure(errors="replace")
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    render(report, Console(width=width, highlight=False, markup=False, emoji=False))
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def render(report: Report, console: Console) -> None:
@@ -57,6 +70,8 @@ def _parts(report: Report, console: Console) -> Iterator[RenderableType]:
     yield _line(sentences.subtitle(report.run), "dim")
     for notice in report.notices:
         yield _line(f"! {notice}", "bold")
+    yield _line("")
+    yield from (_item(short) for short in sentences.in_short(report))
     for group in report.analysis.groups:
         yield from _answer(group, report, console)
     for group in report.analysis.groups:
@@ -64,6 +79,14 @@ def _parts(report: Report, console: Console) -> Iterator[RenderableType]:
     yield from _hit_costs(report)
     yield from _exceptions(report)
     yield from _method(report)
+
+
+def _section(section: Section, console: Console) -> Iterator[RenderableType]:
+    yield from _title(section.title)
+    yield from (_line(line) for line in section.lines)
+    if section.table is not None and section.table.rows:
+        yield from _fitted(section.table, console)
+    yield from (_item(note) for note in section.notes)
 
 
 def _answer(group: Group, report: Report, console: Console) -> Iterator[RenderableType]:
@@ -91,6 +114,12 @@ def _figures(group: Group, report: Report, console: Console) -> Iterator[Rendera
         note = sentences.latency_note(group, report.run.load_host)
         yield _line(f"Latency. {note}")
         yield from _fitted(latency, console)
+    limits = resources.table(group)
+    if limits.rows:
+        yield _line("")
+        yield _line(f"What limited the figures. {resources.EXPLANATION}")
+        yield from _fitted(limits, console)
+        yield from (_item(line) for line in resources.sentences(group))
     yield from _probes(group, console)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from uplab.analysis import GRADES, CellSummary, asked_per_s
 from uplab.estimates import Estimate, Interval, Spread
 from uplab.hostside.spec import HitsRule, RuntimeOptions
-from uplab.results import Cell, Sequential
+from uplab.measured import Cell, Sequential
 
 MISSING = "-"
 MAX_TEXT = 400
@@ -135,7 +135,7 @@ def mode(cell: Cell) -> str:
 
     The usual loader and options of the runtime are not named; columns of their own hold them.
     """
-    return _detailed(cell, None)
+    return _detailed(cell, None, {})
 
 
 def label(summary: CellSummary) -> str:
@@ -143,12 +143,13 @@ def label(summary: CellSummary) -> str:
 
     So no figure of such a cell stands anywhere without it.
     """
-    return _detailed(summary.cell, summary.grade)
+    return _detailed(summary.cell, summary.grade, summary.path_names)
 
 
-def _detailed(cell: Cell, grade: str | None) -> str:
+def _detailed(cell: Cell, grade: str | None, path_names: Mapping[str, str]) -> str:
     loader = cell.loader if cell.loader != USUAL_LOADER else None
-    parts = [cell.tracer, placement(cell.placement), loader, runtime(cell.runtime)]
+    options = runtime(cell.runtime, path_names)
+    parts = [cell.tracer, placement(cell.placement), loader, options]
     parts.append(grade if grade != GRADES[0] else None)
     detail = ", ".join(part for part in parts if part)
     return f"{cell.mode} ({detail})" if detail else cell.mode
@@ -181,10 +182,17 @@ def _named(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= _NAMED_AT_MOST else f"{len(names)} sites"
 
 
-def runtime(options: Mapping[str, Any]) -> str:
-    """The options of the userspace runtime that are not the usual ones: `no JIT, 100 MB`."""
-    usual = asdict(RuntimeOptions())
-    unusual = {name: value for name, value in options.items() if usual.get(name, value) != value}
+def runtime(options: Mapping[str, Any], path_names: Mapping[str, str] | None = None) -> str:
+    """The options of the userspace runtime that are not the usual ones: `no JIT, 100 MB`.
+
+    Paths by the names that they are given, else as they stand.
+    """
+    usual, names = asdict(RuntimeOptions()), path_names or {}
+    unusual = {
+        name: names.get(value, value) if isinstance(value, str) else value
+        for name, value in options.items()
+        if usual.get(name, value) != value
+    }
     return ", ".join(_OPTION_WORDS.get(name, "{}").format(value) for name, value in unusual.items())
 
 

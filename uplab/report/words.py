@@ -13,7 +13,7 @@ class Words:
 
     `figure` is its name in a table, `what` what a mode changes, `worse` and `better` whole
     sentences, `up`, `down` and `same` what stands behind a percentage, `was` the verb before it;
-    `floor` is a noise floor in both directions.
+    `floor` is a noise floor in both directions, `share` a range of percent in a sentence.
     """
 
     figure: str
@@ -25,6 +25,7 @@ class Words:
     same: str
     was: str
     floor: str
+    share: str
 
 
 WORDS = {
@@ -38,6 +39,7 @@ WORDS = {
         same="different",
         was="was",
         floor="{worse} slower or {better} faster",
+        share="{} % of the throughput",
     ),
     OPEN: Words(
         figure="extra CPU per request",
@@ -49,5 +51,6 @@ WORDS = {
         same="more or less CPU per request",
         was="needed",
         floor="{worse} more or {better} less CPU per request",
+        share="{} % more CPU per request",
     ),
 }

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import tasks
 from tests.runs import make_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,14 +22,7 @@ Transfer/sec:     13.00MB
 
 
 def invoke(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tasks.py"), *arguments],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        cwd=ROOT,
-        check=False,
-    )
+    return tasks.run(*arguments, cwd=tasks.ROOT, stdin=stdin)
 
 
 @pytest.fixture
@@ -42,6 +35,12 @@ def test_show_prints_the_answer(run_dir: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "kernel-uprobe (gotrace) costs the https server" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_html_writes_the_page_and_prints_its_path(run_dir: Path) -> None:
+    done = invoke("report.html", str(run_dir))
+    assert (done.stdout, done.stderr) == (f"{run_dir / 'report' / 'report.html'}\n", "")
+    assert len(list((run_dir / "report" / "charts").glob("*.pdf"))) == 5
 
 
 def test_md_writes_the_report_and_prints_its_path(run_dir: Path) -> None:
