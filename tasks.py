@@ -34,9 +34,9 @@ def wire() -> "Collection":
     sys.path.insert(0, str(ROOT))
     from invoke.collection import Collection
 
-    from uplab.cli import bench, build, lab, report, testing
+    from uplab.cli import artifact, bench, build, lab, testing
 
-    return Collection(*testing.ns.tasks.values(), lab.ns, build.ns, bench.ns, report.ns)
+    return Collection(*testing.ns.tasks.values(), lab.ns, build.ns, bench.ns, artifact.ns)
 
 
 refuse_foreign_python()

@@ -15,6 +15,7 @@ import pytest
 from invoke.collection import Collection
 from invoke.context import Context
 
+from tests.tasks import run as run_tasks
 from uplab import errors
 from uplab.cli import common, program
 from uplab.cli.common import command
@@ -31,18 +32,6 @@ HEAVY = (
     "rich",
     "scipy",
 )
-TIMEOUT_S = 60.0
-
-
-def run_tasks(*words: str) -> subprocess.CompletedProcess[str]:
-    """The real tasks.py under this Python."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tasks.py"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_S,
-    )
 
 
 def task_names(collection: dict[str, Any], prefix: str = "") -> list[str]:

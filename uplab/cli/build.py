@@ -1,9 +1,13 @@
 """The tasks of the namespace ``build``: what the checkout itself is made with."""
 
+import subprocess
+import sys
+
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.exceptions import Exit
 
-from uplab.cli.common import command
+from uplab.cli.common import PROJECT_ROOT, command
 
 ns = Collection("build")
 
@@ -19,3 +23,24 @@ def remake_lock_files(c: Context, upgrade: bool = False) -> None:
 
     for line in lock.remake(upgrade=upgrade):
         print(line, flush=True)
+
+
+@command(ns, flags={"check": "write nothing; fail where a page is not what the code says"})
+def reference(c: Context, check: bool = False) -> None:
+    """Make the pages of docs/reference that come from the code."""
+    argv = [sys.executable, "-m", "tools.reference", *(["--check"] if check else [])]
+    done = subprocess.run(argv, cwd=PROJECT_ROOT, check=False)
+    if done.returncode:
+        raise Exit(code=done.returncode)
+
+
+@command(ns, flags={"out": "folder for the site"})
+def docs(c: Context, out: str = "build/docs") -> None:
+    """Build docs/ as a site, offline; any warning fails.
+
+    Needs the packages of requirements/dev.lock, which it installs.
+    """
+    from tools import checks, site
+
+    checks.require_dev_packages()
+    print(site.build(PROJECT_ROOT / out))
