@@ -20,6 +20,7 @@ PROGRAMS = {
     "bpftrace": "bpftrace",
     "h2load": "nghttp2-client",
     "visudo": "sudo",
+    "chromium": "chromium",
 }
 """What tests start beside uplab's own needs, and the Debian packages that they come with."""
 NEEDS_PROVISIONING = frozenset({"roles", "system"})

@@ -12,13 +12,15 @@ import yaml
 from invoke.parser import Parser
 
 import tasks
-from uplab import adapters, errors, matrix
+from uplab import adapters, errors, gates, matrix
+from uplab.cli.words import Reader
 from uplab.hostside.reasons import REASONS
 from uplab.matrix import Factors, Matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md")]
+GATED = ROOT / "docs" / "how-to" / "gate-a-change-in-ci.md"
 EXAMPLE = ROOT / "docs" / "how-to" / "add-your-tracer-server-load.md"
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,9 +74,13 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_a_document_is_one(document: Path) -> None:
-    parser = Parser(contexts=tasks.wire().to_contexts())
+    collection = tasks.wire()
+    parser = Parser(contexts=collection.to_contexts())
+    # As the command line reads them: a task may take any number of bare words.
+    rest = {name: collection[name].rest for name in collection.task_names if collection[name].rest}
     for arguments in commands(document):
-        parsed = parser.parse_argv(arguments)
+        words = Reader(parser.contexts, frozenset(), rest).read(arguments)
+        parsed = parser.parse_argv(words.tokens)
         assert [context.name for context in parsed] == [arguments[0]]
 
 
@@ -98,6 +104,16 @@ def test_the_matrices_of_an_example_load() -> None:
     assert named
     for name in named:
         assert matrix.load(name, ROOT).cells
+
+
+def test_the_gates_and_the_matrix_of_the_how_to_are_what_is_read(tmp_path: Path) -> None:
+    text = GATED.read_text(encoding="utf-8")
+    (block,) = [block for block in BLOCK.findall(text) if block.startswith("# matrices/gate.yml")]
+    (tmp_path / "gate.yml").write_text(block, encoding="utf-8")
+    cells = matrix.load(str(tmp_path / "gate.yml"), ROOT).cells
+    written = re.findall(r"--gate '([^']+)'|^`'([^']+)'`", text, re.MULTILINE)
+    assert len(written) >= 3
+    gates.check(gates.parse_all(one or other for one, other in written), cells)
 
 
 def test_every_field_of_an_adapter_in_the_example_is_one() -> None:
